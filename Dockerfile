@@ -1,0 +1,19 @@
+# The one image of all of Chirp's processes; docker-compose.yml gives each its command.
+FROM python:3.11-slim
+
+# The folders that volumes are mounted on: a new volume takes their owner.
+RUN useradd --uid 10001 --create-home chirp \
+    && install --directory --owner=chirp /var/lib/chirp/gateway \
+    && install --directory --owner=chirp --mode=0700 /var/lib/chirp/keys
+
+WORKDIR /app
+# Before the rest: the packages are installed again only when their lock changes.
+COPY requirements.lock ./
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+
+COPY . .
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --no-index -e . \
+    && python -m compileall -q domain eventlog gen mesh ops servers storage workers
+
+USER chirp
+CMD ["chirp", "--help"]

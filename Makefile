@@ -1,0 +1,77 @@
+# Two commands matter: `make run` serves everything, `make test` proves it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKS_OF_NPM := $(wildcard package-lock.json */package-lock.json)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Lists the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# A stamp per lock file: `pip` runs again only when its lock changed.
+$(VENV)/.runtime: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Chirp needs Python 3.11 or later:" \
+	  "install one, or name it: make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "cannot make a virtual environment: install Python's venv (Debian: python3-venv)" >&2; exit 1; }
+	@echo "installing what requirements.lock pins (about 250 MB the first time)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.runtime ## Installs what is pinned into .venv.
+
+.PHONY: dev
+dev: $(VENV)/.dev ## Installs the tools of `make test` and `make check` too.
+
+.PHONY: run
+run: install ## Starts everything and serves until Ctrl-C.
+	@exec $(BIN)/python -m ops.cli up
+
+.PHONY: test
+test: dev ## Runs all tests; leaves nothing running.
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: dev ## Checks style, types, protos and arrows: what CI runs before the tests.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m ops.protos check
+	$(BIN)/python -m ops.protos lint
+	$(BIN)/python -m ops.protos breaking
+	@! grep -nE -e '--(extra-)?index-url|--find-links|--trusted-host|://' requirements.lock requirements-dev.lock \
+	  || { echo "a lock file names an index host: run \`make lock\`" >&2; exit 1; }
+	@! grep -nE '"resolved"' $(LOCKS_OF_NPM) /dev/null \
+	  || { echo "a package-lock.json names a registry: write it with omit-lockfile-registry-resolved=true" >&2; exit 1; }
+
+.PHONY: bench
+bench: dev ## Measures side by side; writes bench/latest.json.
+	$(BIN)/python -m bench
+
+.PHONY: clean
+clean: ## Removes what was installed or cached; keeps the data in .chirp/.
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: clean-data
+clean-data: ## Removes the data in .chirp/, for ever.
+	@case "$$(cat .chirp/postgres/moved-to 2>/dev/null)" in /var/lib/chirp-*) rm -rf "$$(cat .chirp/postgres/moved-to)";; esac
+	rm -rf .chirp
+
+.PHONY: lock
+lock: dev ## Writes the lock files from pyproject.toml.
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml --extra dev -o requirements-dev.lock
+
+.PHONY: gen
+gen: dev ## Generates gen/ from protos/.
+	$(BIN)/python -m ops.protos generate

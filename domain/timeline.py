@@ -1,0 +1,152 @@
+"""What a home timeline is made of, and which entries a reader sees: DESIGN section 1 as code.
+
+An entry says what the rules need without the tweet itself. A *window* is a run of candidates, newest
+first, that holds everything above its floor. Rules run when reading; windows hold candidates.
+"""
+
+import heapq
+from collections.abc import Container, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from itertools import islice
+
+from domain.ids import TweetId, UserId
+
+NOBODY = UserId(0)
+NO_TWEET = TweetId(0)
+COUNT_NEWER_MAX = 800
+
+Entry = tuple[TweetId, UserId, TweetId, UserId]
+"""A candidate: (tweet, author, original, other author). The original is 0 where the tweet is no
+retweet. The other author is the original's on a retweet, the one replied to on a reply, else 0; a
+retweet of a reply is no reply, so one place serves both. A plain tuple, because a page unpacks
+dozens of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """A reader and the relations that the rules ask for."""
+
+    id: UserId
+    followees: Set[UserId] = field(default_factory=frozenset[UserId])
+    hidden: Set[UserId] = field(default_factory=frozenset[UserId])
+    """Accounts that the viewer blocks or mutes, or that block the viewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Candidates, newest first, complete above `floor`; a floor of 0 reaches the beginning."""
+
+    entries: Sequence[Entry]
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a timeline. `complete` is False where the window ended too early to be sure:
+    ask again with one that reaches further down."""
+
+    entries: Sequence[Entry]
+    has_more: bool
+    complete: bool
+
+
+def is_visible(entry: Entry, viewer: Viewer) -> bool:
+    """Rule 2, apart from deletion: whether a candidate may be shown to the viewer."""
+    _, author, original, other = entry
+    if author == viewer.id:
+        return True
+    if author not in viewer.followees:
+        return False
+    hidden = viewer.hidden
+    if hidden and (author in hidden or other in hidden):
+        return False
+    if other == NOBODY or original != NO_TWEET:
+        return True
+    return other in (viewer.id, author) or other in viewer.followees
+
+
+def merge(windows: Sequence[Window]) -> Window:
+    """Merges windows into one, each entry once.
+
+    Below the newest floor one of the windows may lack entries, so the merged window ends there.
+    """
+    if len(windows) == 1:
+        return windows[0]
+    floor = max((window.floor for window in windows), default=0)
+    entries: list[Entry] = []
+    last = None
+    for entry in heapq.merge(*(window.entries for window in windows), reverse=True):
+        if entry[0] < floor:
+            break
+        if entry[0] != last:
+            entries.append(entry)
+            last = entry[0]
+    return Window(entries, floor)
+
+
+def page(
+    window: Window,
+    viewer: Viewer,
+    *,
+    below: int | None,
+    above: int = 0,
+    limit: int,
+    repeat_distance: int,
+    deleted: Container[int] = (),
+) -> Page:
+    """Cuts a page out of a window: the newest `limit` entries with `above` < id < `below`.
+
+    1. Keep what rule 2 lets the viewer see, and what is not known to be deleted.
+    2. Leave out an entry where one of the next `repeat_distance` older ones is of the same key
+       (rule 4). Only a retweet can be left out: nothing older than a tweet repeats it. What is
+       newer plays no part, so a page never depends on what came above it.
+    3. A retweet is only sure when its whole look-ahead lies in the window, or the window reaches
+       the beginning; a page that needs an unsure entry is not complete.
+    """
+    visible = _visible(window.entries, viewer, below, deleted)
+    seen: list[Entry] = []  # visible entries, as far as they were needed
+    chosen: list[Entry] = []
+    position = 0
+    while True:
+        if position == len(seen):
+            seen.extend(islice(visible, limit + 1))
+        if position == len(seen):
+            # What is below the floor may still belong here, unless nothing below is asked for.
+            return Page(chosen, False, complete=window.floor <= above + 1)
+        entry = seen[position]
+        if entry[0] <= above:
+            return Page(chosen, False, complete=True)
+        if entry[2] != NO_TWEET:
+            missing = position + 1 + repeat_distance - len(seen)
+            if missing > 0:
+                seen.extend(islice(visible, missing))
+            if _repeats_below(seen, position, repeat_distance):
+                position += 1
+                continue
+            if position + repeat_distance >= len(seen) and window.floor != 0:
+                return Page(chosen, False, complete=False)
+        if len(chosen) == limit:
+            return Page(chosen, True, complete=True)
+        chosen.append(entry)
+        position += 1
+
+
+def _visible(
+    entries: Iterable[Entry], viewer: Viewer, below: int | None, deleted: Container[int]
+) -> Iterator[Entry]:
+    for entry in entries:
+        if (
+            (below is None or entry[0] < below)
+            and is_visible(entry, viewer)
+            and entry[0] not in deleted
+        ):
+            yield entry
+
+
+def _repeats_below(seen: Sequence[Entry], position: int, repeat_distance: int) -> bool:
+    """Rule 4: whether the same tweet stands again within `repeat_distance` entries below."""
+    key = seen[position][2] or seen[position][0]
+    return any(
+        (original or tweet) == key
+        for tweet, _, original, _ in islice(seen, position + 1, position + 1 + repeat_distance)
+    )

@@ -1,0 +1,96 @@
+"""What a tweet may say, and what is found in it: hashtags and mentions."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import regex
+
+from domain import text
+from domain.errors import InvalidArgument
+
+CONTENT_MAX = 280
+MEDIA_URLS_MAX = 4
+HASHTAG_MAX = 100  # code points after folding; longer ones are text
+REQUEST_ID_MAX = 64
+MENTIONS_MAX = 50  # accounts resolved in one tweet: 280 characters hold 56 names of 4 with the @
+
+_URL = regex.compile(r"https?://\S+", regex.IGNORECASE)
+# A tag starts where no word, & (HTML entities) or / (paths) goes on, holds letters, marks, digits
+# and _, at least one of them no digit.
+_HASHTAG = regex.compile(
+    r"(?<![\p{L}\p{M}\p{N}_&/])[#＃]([\p{L}\p{M}\p{N}_]*[\p{L}_][\p{L}\p{M}\p{N}_]*)"
+)
+_MENTION = regex.compile(r"(?<![A-Za-z0-9_@＠/.&])[@＠]([A-Za-z0-9_]{3,50})(?![A-Za-z0-9_@])")
+_REQUEST_ID = regex.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A tweet that may be posted: checked, in NFC, with what was found in it."""
+
+    content: str
+    media_urls: Sequence[str]
+    hashtags: Sequence[str]
+    mentioned_names: Sequence[str]
+    location: str
+    reply_to: int
+    quote_of: int
+    request_id: str
+
+
+def draft(
+    *,
+    content: str,
+    media_urls: Sequence[str],
+    location: str,
+    reply_to: int,
+    quote_of: int,
+    request_id: str,
+) -> Draft:
+    """Checks what a client sent; raises InvalidArgument that names the field."""
+    normal = text.clean("content", content, minimum=1, maximum=CONTENT_MAX, several_lines=True)
+    if not normal.strip():
+        raise InvalidArgument.of("content", "must not be only white space")
+    if len(media_urls) > MEDIA_URLS_MAX:
+        raise InvalidArgument.of("mediaUrls", f"must hold at most {MEDIA_URLS_MAX} URLs")
+    for position, url in enumerate(media_urls):
+        text.url(f"mediaUrls[{position}]", url)
+    for field, value in (("replyTo", reply_to), ("quoteOf", quote_of)):
+        if value < 0:
+            raise InvalidArgument.of(field, "must be a tweet id")
+    if request_id and (len(request_id) > REQUEST_ID_MAX or not _REQUEST_ID.fullmatch(request_id)):
+        raise InvalidArgument.of(
+            "requestId", f"must be 1 to {REQUEST_ID_MAX} printable ASCII characters"
+        )
+    return Draft(
+        content=normal,
+        media_urls=tuple(media_urls),
+        hashtags=hashtags(normal),
+        mentioned_names=mentioned_names(normal),
+        location=text.location("location", location),
+        reply_to=reply_to,
+        quote_of=quote_of,
+        request_id=request_id,
+    )
+
+
+def hashtags(content: str) -> list[str]:
+    """Returns the folded hashtags (NFKC, case-folded, no #), each once, in order of appearance."""
+    found = (fold(match[1]) for match in _HASHTAG.finditer(_without_urls(content)))
+    return list(dict.fromkeys(tag for tag in found if len(tag) <= HASHTAG_MAX))
+
+
+def fold(tag: str) -> str:
+    """Returns the one name under which all spellings of a tag are counted."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", tag).casefold())
+
+
+def mentioned_names(content: str) -> list[str]:
+    """Returns the names after @, in lower case, each once, in order, at most MENTIONS_MAX."""
+    names = (match[1].lower() for match in _MENTION.finditer(_without_urls(content)))
+    return list(dict.fromkeys(names))[:MENTIONS_MAX]
+
+
+def _without_urls(content: str) -> str:
+    return _URL.sub(" ", content)

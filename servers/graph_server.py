@@ -1,0 +1,79 @@
+"""The graph server: accounts (UserService), follows (GraphService), and what others ask of both.
+
+    python -m servers.graph_server
+
+It alone signs tokens. It makes the key folder's files where there are none.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import psycopg
+from chirp.v1 import graph_pb2, user_pb2
+
+from domain.tier import Thresholds
+from mesh import rpc, server, tokens
+from mesh.settings import Settings
+from mesh.tokens import TokenSigner, TokenVerifier
+from servers.follower_directory import FollowerDirectoryService
+from servers.graph_service import GraphService
+from servers.passwords import open_passwords
+from servers.user_directory import UserDirectoryService
+from servers.user_service import UserService
+from storage import database, sessions, snowflakes, valkey
+from storage.database import Pool
+from storage.timelines import TimelineStore
+
+SESSIONS_REST_S = 600  # between two rounds of clearing up expired sessions
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
+    """Opens what the services need, and closes it in the opposite order."""
+    if not (settings.keys / tokens.PRIVATE_KEY_FILE).exists():
+        tokens.ensure_keys(settings)
+    verifier = TokenVerifier(settings)
+    thresholds = Thresholds(
+        settings.influencer_followers, settings.celebrity_followers, settings.tier_hysteresis
+    )
+    async with (
+        database.open_pool(settings) as pool,
+        snowflakes.lease(pool) as ids,
+        valkey.connect(settings.valkey_url, settings) as cache,
+        open_passwords(settings) as passwords,
+    ):
+        timelines = TimelineStore(cache, settings)
+        user_service = UserService(settings, pool, ids, passwords, TokenSigner(settings), time.time)
+        graph_service = GraphService(pool, ids, thresholds, timelines.drop, time.time)
+        users = user_pb2.DESCRIPTOR.services_by_name
+        graph = graph_pb2.DESCRIPTOR.services_by_name
+        yield server.Process(
+            services=[
+                rpc.bind(users["UserService"], user_service, verifier),
+                rpc.bind(users["UserDirectoryService"], UserDirectoryService(pool), verifier),
+                rpc.bind(graph["GraphService"], graph_service, verifier),
+                rpc.bind(
+                    graph["FollowerDirectoryService"], FollowerDirectoryService(pool), verifier
+                ),
+            ],
+            loops=[lambda: _clear_sessions(pool)],
+        )
+
+
+async def _clear_sessions(pool: Pool) -> None:
+    while True:
+        try:
+            while await sessions.delete_expired(pool) == sessions.DELETE_BATCH:
+                pass
+        except psycopg.Error as error:
+            log.warning("expired sessions stay for now: %s", error)
+        await asyncio.sleep(SESSIONS_REST_S)
+
+
+if __name__ == "__main__":
+    server.main("graph_server", open_process)

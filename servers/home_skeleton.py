@@ -1,0 +1,199 @@
+"""The skeleton of a home timeline: which entries stand on a page, before any tweet is fetched.
+
+ 1. One round trip to Valkey reads the head of the viewer's window, the tokens that vouch for what
+    this process knows of the viewer, and the recent entries of the followed authors that are pulled.
+ 2. Where a token does not match, the relations are read again, and step 1 is repeated.
+ 3. A window that is absent is rebuilt from PostgreSQL, once at a time.
+ 4. The windows are merged, and the rules cut the page out of them.
+ 5. Where they end too early for the page, the rest comes from PostgreSQL, with the same rules.
+
+While Valkey is away, steps 1 to 4 are left out: slower, and right.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Container, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import redis.exceptions
+
+from domain import timeline
+from domain.ids import UserId
+from domain.timeline import Page, Viewer, Window
+from mesh.settings import Settings
+from servers.viewers import Known, Viewers
+from storage import candidates
+from storage.database import Pool
+from storage.timelines import TimelineStore, WindowKind, decode
+from storage.valkey_connection import Command, SharedConnection
+
+ABOVE_ALL = (1 << 63) - 1
+HEAD_SPARE = 44  # entries read beyond the page: hidden ones, and the look-ahead of rule 4
+ATTEMPTS_MAX = 4  # relations that change as fast as they are read are not worth a cache
+OLDER_FIRST = 100  # candidates in the first query past the window; the next ones ask for more
+OLDER_LAST = 3_200
+REBUILDS_MAX = 4  # at a time; a cold cache must not take the whole database
+KEEP_EVERY_S = 6 * 3_600.0  # how often a reader's timeline has its life extended
+CACHE_AWAY = (OSError, redis.exceptions.RedisError)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which part of a timeline: the newest `limit` entries with `above` < id < `below`."""
+
+    below: int | None
+    above: int
+    limit: int
+
+
+class HomeSkeleton:
+    """Reads home timelines as entries. Raises what PostgreSQL raises."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        hot: SharedConnection,
+        timelines: TimelineStore,
+        viewers: Viewers,
+        settings: Settings,
+    ) -> None:
+        self._pool = pool
+        self._hot = hot
+        self._timelines = timelines
+        self._viewers = viewers
+        self._length = settings.timeline_length
+        self._distance = settings.repeat_distance
+        self._rebuilds: dict[tuple[WindowKind, UserId, bytes], asyncio.Task[Window]] = {}
+        self._rebuild_places = asyncio.Semaphore(REBUILDS_MAX)
+        self._kept: OrderedDict[UserId, float] = OrderedDict()
+        self._kept_max = settings.viewer_cache_max
+
+    async def page(self, user: UserId, asked: Asked, deleted: Container[int]) -> Page:
+        """Returns the page asked for, rules applied, without the tweets known to be deleted."""
+        viewer, window, page = None, None, None
+        # The head of the windows does for most first pages; others begin somewhere in the middle.
+        for count in (asked.limit + HEAD_SPARE, None) if asked.below is None else (None,):
+            try:
+                viewer, window = await self._windows(user, count)
+            except CACHE_AWAY as error:
+                log.debug("reading without the cache: %s", error)
+                break
+            page = self._cut(window, viewer, asked, deleted)
+            if page.complete:
+                return page
+        if viewer is None or window is None:
+            viewer = await self._viewers.load_without_cache(user)
+            window = Window((), ABOVE_ALL)
+        return await self._extended(window, viewer, asked, deleted)
+
+    async def _extended(
+        self, window: Window, viewer: Viewer, asked: Asked, deleted: Container[int]
+    ) -> Page:
+        """Step 5: extends a window downwards until the page is complete."""
+        entries, floor = list(window.entries), window.floor
+        if asked.below is not None and asked.below <= floor:
+            entries, floor = [], asked.below
+        wanted = max(OLDER_FIRST, 2 * asked.limit)
+        while True:
+            older = await candidates.fetch_home(
+                self._pool, viewer, below=floor, limit=wanted, pulled=True
+            )
+            entries += older.entries
+            floor = older.floor
+            page = self._cut(Window(entries, floor), viewer, asked, deleted)
+            if page.complete:
+                return page
+            wanted = min(wanted * 2, OLDER_LAST)
+
+    def _cut(self, window: Window, viewer: Viewer, asked: Asked, deleted: Container[int]) -> Page:
+        return timeline.page(
+            window,
+            viewer,
+            below=asked.below,
+            above=asked.above,
+            limit=asked.limit,
+            repeat_distance=self._distance,
+            deleted=deleted,
+        )
+
+    async def _windows(self, user: UserId, count: int | None) -> tuple[Viewer, Window]:
+        """Steps 1 to 4. `count` is how many entries to read of each window; None reads all."""
+        known = self._viewers.get(user)
+        for _ in range(ATTEMPTS_MAX):
+            if known is not None:
+                replies = await self._hot.call(self._commands(user, known, count))
+                for reply in replies:
+                    if isinstance(reply, Exception):
+                        raise ConnectionError(f"Valkey refused a read: {reply}")
+                if replies[1] == [known.viewer_token, known.pulled_token]:
+                    return known.viewer, await self._merged(user, known, replies, count)
+            known = await self._viewers.load(user)
+        raise ConnectionError("a viewer's relations change faster than they are read")
+
+    def _commands(self, user: UserId, known: Known, count: int | None) -> list[Command]:
+        keys = self._timelines.keys
+        last = -1 if count is None else count - 1
+        commands: list[Command] = [
+            # The window first, its tokens after: a change in between shows in the tokens.
+            ("LRANGE", keys.window(WindowKind.TIMELINE, user), 0, last),
+            ("MGET", keys.viewer(user), keys.pulled_of(user)),
+        ]
+        for author in known.pulled:
+            commands.append(("LRANGE", keys.window(WindowKind.RECENT, author), 0, last))
+        now = asyncio.get_running_loop().time()
+        if self._kept.get(user, 0.0) < now:
+            commands.append(self._timelines.keep_command(user))
+            self._kept[user] = now + KEEP_EVERY_S
+            while len(self._kept) > self._kept_max:
+                self._kept.popitem(last=False)
+        return commands
+
+    async def _merged(
+        self, user: UserId, known: Known, replies: list[Any], count: int | None
+    ) -> Window:
+        home = decode(replies[0])
+        if home is None:
+            home = await self._rebuilt(WindowKind.TIMELINE, user, known)
+        windows = [home]
+        for author, elements in zip(known.pulled, replies[2:], strict=False):
+            recent = decode(elements)
+            if recent is None:
+                recent = await self._rebuilt(WindowKind.RECENT, author, known)
+            windows.append(recent)
+        return timeline.merge(windows)
+
+    async def _rebuilt(self, kind: WindowKind, user: UserId, known: Known) -> Window:
+        """Step 3: the readers that wait for one window, and know the same of the viewer, share one
+        rebuild of it."""
+        home = kind is WindowKind.TIMELINE
+        key = (kind, user, known.viewer_token if home else b"")
+        task = self._rebuilds.get(key)
+        if task is None:
+            task = asyncio.create_task(self._rebuild(kind, user, known))
+            self._rebuilds[key] = task
+            task.add_done_callback(lambda _: self._rebuilds.pop(key, None))
+        # One reader that goes away must not take the rebuild from the others.
+        return await asyncio.shield(task)
+
+    async def _rebuild(self, kind: WindowKind, user: UserId, known: Known) -> Window:
+        async with self._rebuild_places:
+            home = kind is WindowKind.TIMELINE
+            mark = await self._timelines.begin_rebuild(
+                kind, user, viewer_token=known.viewer_token if home else None
+            )
+            snapshot = await self._snapshot(user, known, home=home)
+            if mark is not None:
+                await self._timelines.commit_rebuild(kind, user, mark, snapshot)
+            return snapshot
+
+    def _snapshot(self, user: UserId, known: Known, *, home: bool) -> Coroutine[Any, Any, Window]:
+        if home:
+            return candidates.fetch_home(
+                self._pool, known.viewer, below=None, limit=self._length, pulled=False
+            )
+        return candidates.fetch_recent(self._pool, user, limit=self._length)

@@ -1,0 +1,73 @@
+"""Keeps a server's process caches honest: asks PostgreSQL four times a second what changed.
+
+A server whose feed is stale must not trust its caches: `fresh` says so.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import psycopg
+import psycopg_pool
+
+from mesh.settings import Settings
+from storage import purges
+from storage.database import Pool
+
+STALE_AFTER_S = 1.5  # with the poll, below the two seconds that readers are promised
+
+log = logging.getLogger(__name__)
+
+
+class PurgeFeed:
+    """Polls `purges` and tells the listeners. `forget_all` is called where it fell too far behind."""
+
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        self._pool = pool
+        self._poll_s = settings.purge_poll_ms / 1000
+        self._listeners: list[tuple[Callable[[purges.Purge], None], Callable[[], None]]] = []
+        self._xid: str | None = None
+        self._polled_at = float("-inf")
+
+    @property
+    def fresh(self) -> bool:
+        """Whether caches hold nothing that changed more than two seconds ago."""
+        return time.monotonic() - self._polled_at < STALE_AFTER_S
+
+    def listen(
+        self, on_purge: Callable[[purges.Purge], None], forget_all: Callable[[], None]
+    ) -> None:
+        """Registers a cache."""
+        self._listeners.append((on_purge, forget_all))
+
+    async def poll(self) -> None:
+        """Asks once; raises what the database raises."""
+        started = time.monotonic()
+        if self._xid is None:
+            # What was cached before the feed began was never checked.
+            self._xid = await purges.current_xid(self._pool)
+            self._forget_all()
+        else:
+            found = await purges.fetch_since(self._pool, self._xid)
+            if found.complete:
+                for purge in found.purges:
+                    for on_purge, _ in self._listeners:
+                        on_purge(purge)
+            else:
+                self._forget_all()
+            self._xid = found.next_xid
+        self._polled_at = started
+
+    async def run(self) -> None:
+        """Polls until cancelled."""
+        while True:
+            try:
+                await self.poll()
+            except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as error:
+                log.warning("cannot ask what changed: %s", type(error).__name__)
+            await asyncio.sleep(self._poll_s)
+
+    def _forget_all(self) -> None:
+        for _, forget_all in self._listeners:
+            forget_all()

@@ -1,0 +1,65 @@
+"""timeline_server: TimelineService. Owns nothing; reads timelines and rebuilds lost ones."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from chirp.v1 import timeline_pb2, tweet_pb2_grpc, user_pb2_grpc
+from mesh import clients, rpc, server
+from mesh.server import Process
+from mesh.settings import Settings
+from mesh.tokens import TokenVerifier
+from servers.home_skeleton import HomeSkeleton
+from servers.purge_feed import PurgeFeed
+from servers.timeline_service import TimelineService
+from servers.tweet_hydrator import TweetHydrator
+from servers.user_names import UserNames
+from servers.viewers import Viewers
+from storage import database, valkey, valkey_connection
+from storage.timelines import TimelineStore
+
+
+@asynccontextmanager
+async def open_process(settings: Settings) -> AsyncGenerator[Process]:
+    """Opens what the server needs, and binds its service."""
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(database.open_pool(settings))
+        cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
+        hot = await stack.enter_async_context(
+            valkey_connection.open_connection(settings.valkey_url, settings.valkey_timeout_s)
+        )
+        to_graph = await stack.enter_async_context(
+            clients.channel(settings.graph_target, "chirp.v1.UserDirectoryService")
+        )
+        to_tweets = await stack.enter_async_context(
+            clients.channel(settings.tweet_target, "chirp.v1.TweetRecordService")
+        )
+        metadata = clients.service_metadata(settings)
+        feed = PurgeFeed(pool, settings)
+        names = UserNames(user_pb2_grpc.UserDirectoryServiceStub(to_graph), metadata, settings)
+        hydrator = TweetHydrator(
+            hot, tweet_pb2_grpc.TweetRecordServiceStub(to_tweets), metadata, settings
+        )
+        for cached in (names, hydrator):
+            feed.listen(cached.on_purge, cached.forget_all)
+        timelines = TimelineStore(cache, settings)
+        service = TimelineService(
+            pool=pool,
+            skeleton=HomeSkeleton(
+                pool=pool,
+                hot=hot,
+                timelines=timelines,
+                viewers=Viewers(pool, timelines, settings),
+                settings=settings,
+            ),
+            hydrator=hydrator,
+            names=names,
+            feed=feed,
+        )
+        descriptor = timeline_pb2.DESCRIPTOR.services_by_name["TimelineService"]
+        yield Process(
+            services=[rpc.bind(descriptor, service, TokenVerifier(settings))], loops=[feed.run]
+        )
+
+
+if __name__ == "__main__":
+    server.main("timeline_server", open_process)

@@ -1,0 +1,133 @@
+"""Hydrates tweet ids: process cache, then Valkey, then tweet_server.
+
+A record is immutable for a version. The purge feed says which versions are too old; while it is
+stale, nothing that is kept is trusted.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from chirp.v1 import tweet_pb2, tweet_pb2_grpc
+from mesh.clients import Metadata
+from mesh.settings import Settings
+from servers import tweet_records
+from servers.tweet_records import Record
+from storage import purges, tweet_cache
+from storage.valkey_connection import SharedConnection
+
+BATCH_MAX = 1_000
+CHANGED_MAX = 100_000  # purges remembered for records that are being fetched or lie in Valkey
+OVERHEAD_BYTES = 400  # of a record's objects, beside its bytes
+
+
+class TweetHydrator:
+    """Tweet id -> record. Bounded by bytes; the oldest goes first."""
+
+    def __init__(
+        self,
+        hot: SharedConnection,
+        stub: "tweet_pb2_grpc.TweetRecordServiceAsyncStub",
+        metadata: Metadata,
+        settings: Settings,
+    ) -> None:
+        self._hot = hot
+        self._stub = stub
+        self._metadata = metadata
+        self._bytes_max = settings.tweet_cache_bytes
+        self._bytes = 0
+        self._records: OrderedDict[int, Record] = OrderedDict()
+        self._least_version: OrderedDict[int, int] = OrderedDict()
+        self.deleted: OrderedDict[int, None] = OrderedDict()
+        """Tweets seen deleted of late: rules that fetch no tweet leave them out with this."""
+        self.hits = 0
+        self.misses = 0
+
+    async def hydrate(self, ids: Sequence[int], *, trusted: bool) -> dict[int, Record]:
+        """Returns the records of tweets, deleted ones included; unknown ids are left out.
+
+        Raises AioRpcError where tweet_server is needed and away.
+        """
+        records = self._records
+        found: dict[int, Record] = {}
+        missing: list[int] = []
+        for tweet_id in ids:
+            record = records.get(tweet_id) if trusted else None
+            if record is None:
+                missing.append(tweet_id)
+            else:
+                found[tweet_id] = record
+        self.hits += len(found)
+        if missing:
+            self.misses += len(missing)
+            if trusted:
+                found |= await self._from_valkey(missing)
+                missing = [tweet_id for tweet_id in missing if tweet_id not in found]
+            found |= await self._from_server(missing)
+        return found
+
+    async def _from_valkey(self, ids: Sequence[int]) -> dict[int, Record]:
+        try:
+            (values,) = await self._hot.call([("MGET", *map(tweet_cache.key, ids))])
+        except ConnectionError:
+            return {}
+        found: dict[int, Record] = {}
+        if isinstance(values, Exception):
+            return found
+        for tweet_id, stored in zip(ids, values, strict=True):
+            if stored is not None:
+                version, content = tweet_cache.decode(stored)
+                if content and version >= self._least_version.get(tweet_id, 0):
+                    message = tweet_pb2.TweetRecord.FromString(content)
+                    found[tweet_id] = self._keep(tweet_records.from_proto(message))
+        return found
+
+    async def _from_server(self, ids: Sequence[int]) -> dict[int, Record]:
+        found: dict[int, Record] = {}
+        for start in range(0, len(ids), BATCH_MAX):
+            answer = await self._stub.BatchGetTweetRecords(
+                tweet_pb2.BatchGetTweetRecordsRequest(ids=ids[start : start + BATCH_MAX]),
+                metadata=self._metadata,
+            )
+            for message in answer.records:
+                found[message.id] = self._keep(tweet_records.from_proto(message))
+        return found
+
+    def _keep(self, record: Record) -> Record:
+        if record.deleted:
+            self.deleted[record.tweet_id] = None
+            while len(self.deleted) > CHANGED_MAX:
+                self.deleted.popitem(last=False)
+        # One that changed while it was fetched may be the old one: answer it, keep it not.
+        if record.version >= self._least_version.get(record.tweet_id, 0):
+            self._forget(record.tweet_id)
+            self._records[record.tweet_id] = record
+            self._bytes += _size(record)
+            while self._bytes > self._bytes_max:
+                self._bytes -= _size(self._records.popitem(last=False)[1])
+        return record
+
+    def _forget(self, tweet_id: int) -> None:
+        record = self._records.pop(tweet_id, None)
+        if record is not None:
+            self._bytes -= _size(record)
+
+    def on_purge(self, purge: purges.Purge) -> None:
+        """Forgets a record that is older than the version that a tweet has now."""
+        if purge.kind is not purges.Kind.TWEET:
+            return
+        record = self._records.get(purge.subject_id)
+        if record is not None and record.version < purge.version:
+            self._forget(purge.subject_id)
+        known = self._least_version.pop(purge.subject_id, 0)
+        self._least_version[purge.subject_id] = max(known, purge.version)
+        while len(self._least_version) > CHANGED_MAX:
+            self._least_version.popitem(last=False)
+
+    def forget_all(self) -> None:
+        """Forgets everything, here; what lies in Valkey is checked by the next purges."""
+        self._records.clear()
+        self._bytes = 0
+
+
+def _size(record: Record) -> int:
+    return len(record.body) + len(record.counts) + OVERHEAD_BYTES

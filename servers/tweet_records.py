@@ -1,0 +1,118 @@
+"""Tweets as bytes: a record is made once from a row, and answers are put together from records.
+
+An answer is a repeated `Tweet tweets = 1`. A tweet's frame in it is tag, length, then body, author
+and counts, each singular field once: Envoy's transcoder refuses a repeated one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from chirp.v1 import tweet_pb2, user_pb2
+from storage.tweets import TweetRow
+
+_AUTHOR_TAG = bytes([tweet_pb2.Tweet.AUTHOR_FIELD_NUMBER << 3 | 2])
+_TWEETS_TAG = bytes([1 << 3 | 2])
+
+
+@dataclass(slots=True)
+class Record:
+    """What answers need of a tweet, ready to be spliced. The frame is kept with the author field
+    that it was made with: both rarely change, and a page is 20 of them."""
+
+    tweet_id: int
+    version: int
+    author_id: int
+    body: bytes
+    counts: bytes
+    deleted: bool
+    _author: bytes = b""
+    _frame: bytes = b""
+
+    def frame(self, author: bytes) -> bytes:
+        """Returns the tweet as it stands in an answer's `tweets`."""
+        if author is not self._author:
+            self._author = author
+            self._frame = frame(tweet_bytes(self, author))
+        return self._frame
+
+
+def from_row(row: TweetRow) -> tweet_pb2.TweetRecord:
+    """Returns the record of a row."""
+    if row.deleted_at is not None:
+        return tweet_pb2.TweetRecord(
+            id=row.id, version=row.version, author_id=row.author_id, deleted=True
+        )
+    body = tweet_pb2.Tweet(
+        id=row.id,
+        author_id=row.author_id,
+        content=row.content,
+        media_urls=row.media_urls,
+        hashtags=row.hashtags,
+        mentions=row.mentions,
+        reply_to=row.reply_to or 0,
+        retweet_of=row.retweet_of or 0,
+        quote_of=row.quote_of or 0,
+        conversation_id=row.conversation_id,
+        location=row.location,
+    )
+    body.created_at.FromDatetime(row.created_at)
+    counts = tweet_pb2.Tweet(
+        like_count=row.like_count,
+        retweet_count=row.retweet_count,
+        reply_count=row.reply_count,
+        quote_count=row.quote_count,
+    )
+    return tweet_pb2.TweetRecord(
+        id=row.id,
+        version=row.version,
+        author_id=row.author_id,
+        body=body.SerializeToString(),
+        counts=counts.SerializeToString(),
+    )
+
+
+def from_proto(message: tweet_pb2.TweetRecord) -> Record:
+    """Returns a record from its wire form."""
+    return Record(
+        message.id, message.version, message.author_id, message.body, message.counts,
+        message.deleted,
+    )  # fmt: skip
+
+
+def author_field(summary: user_pb2.UserSummary) -> bytes:
+    """Returns `Tweet.author` as it stands inside a tweet."""
+    content = summary.SerializeToString()
+    return _AUTHOR_TAG + varint(len(content)) + content
+
+
+def tweet_bytes(record: Record, author: bytes) -> bytes:
+    """Returns a serialised Tweet."""
+    return record.body + author + record.counts
+
+
+def frame(tweet: bytes) -> bytes:
+    """Returns a tweet as it stands in an answer's `tweets`."""
+    return _TWEETS_TAG + varint(len(tweet)) + tweet
+
+
+def page_bytes(frames: Iterable[bytes], *, next_cursor: str, has_more: bool) -> bytes:
+    """Returns a page: `tweets = 1`, `next_cursor = 2`, `has_more = 3`."""
+    parts = list(frames)
+    if next_cursor:
+        encoded = next_cursor.encode()
+        parts.append(b"\x12" + varint(len(encoded)) + encoded)
+    if has_more:
+        parts.append(b"\x18\x01")
+    return b"".join(parts)
+
+
+def varint(value: int) -> bytes:
+    """Returns a protobuf varint."""
+    if value < 0x80:
+        return bytes((value,))
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

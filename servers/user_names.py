@@ -1,0 +1,72 @@
+"""Account names for tweets, asked of graph_server and kept in the process."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from chirp.v1 import user_pb2, user_pb2_grpc
+from mesh.clients import Metadata
+from mesh.settings import Settings
+from servers import tweet_records
+from storage import purges
+
+BATCH_MAX = 1_000
+
+
+class UserNames:
+    """Account id -> the bytes of `Tweet.author`. Bounded; the longest unused goes first."""
+
+    def __init__(
+        self, directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub", metadata: Metadata,
+        settings: Settings,
+    ) -> None:  # fmt: skip
+        self._directory = directory
+        self._metadata = metadata
+        self._max = settings.user_cache_max
+        self._fields: OrderedDict[int, bytes] = OrderedDict()
+        self._changes = 0
+        self._changed: OrderedDict[int, int] = OrderedDict()
+
+    async def fields(self, ids: Iterable[int], *, trusted: bool) -> dict[int, bytes]:
+        """Returns the author field of each account; an unknown account's holds its id only.
+
+        `trusted` says whether the purge feed vouches for what is kept. Raises AioRpcError.
+        """
+        wanted = set(ids)
+        known = {user: self._fields[user] for user in wanted if user in self._fields}
+        if trusted and len(known) == len(wanted):
+            return known
+        missing = list(wanted - known.keys() if trusted else wanted)
+        changes = self._changes
+        for start in range(0, len(missing), BATCH_MAX):
+            batch = missing[start : start + BATCH_MAX]
+            answer = await self._directory.BatchGetUserSummaries(
+                user_pb2.BatchGetUserSummariesRequest(ids=batch), metadata=self._metadata
+            )
+            for summary in answer.users:
+                known[summary.id] = tweet_records.author_field(summary)
+                # A name that changed while we asked may be the old one: answer it, keep it not.
+                if self._changed.get(summary.id, 0) <= changes:
+                    self._keep(summary.id, known[summary.id])
+            for user in batch:
+                if user not in known:
+                    known[user] = tweet_records.author_field(user_pb2.UserSummary(id=user))
+        return known
+
+    def on_purge(self, purge: purges.Purge) -> None:
+        """Forgets a name that changed."""
+        if purge.kind is purges.Kind.USER:
+            self._changes += 1
+            self._fields.pop(purge.subject_id, None)
+            self._changed[purge.subject_id] = self._changes
+            self._changed.move_to_end(purge.subject_id)
+            while len(self._changed) > BATCH_MAX:
+                self._changed.popitem(last=False)
+
+    def forget_all(self) -> None:
+        """Forgets everything."""
+        self._fields.clear()
+
+    def _keep(self, user: int, field: bytes) -> None:
+        self._fields[user] = field
+        while len(self._fields) > self._max:
+            self._fields.popitem(last=False)

@@ -1,0 +1,80 @@
+"""What the rules need to know of a viewer, kept in the process as long as it holds.
+
+A token in Valkey vouches for what is kept: it was set before PostgreSQL was read, and each change of
+a viewer's follows deletes it after it committed. A read of a timeline brings the token along.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from domain.ids import UserId
+from domain.timeline import Viewer
+from mesh.settings import Settings
+from storage import candidates
+from storage.database import Pool
+from storage.timelines import TimelineStore
+
+FOLLOWEES_EACH = 20  # the cache's bound in followees, per viewer of its bound in viewers
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A viewer's relations, and the tokens under which they were read."""
+
+    viewer: Viewer
+    pulled: tuple[UserId, ...]
+    """The followed authors that have pulled tweets."""
+    viewer_token: bytes
+    pulled_token: bytes
+
+
+class Viewers:
+    """Viewer -> relations. Bounded by viewers and by followees; the oldest goes first."""
+
+    def __init__(self, pool: Pool, timelines: TimelineStore, settings: Settings) -> None:
+        self._pool = pool
+        self._timelines = timelines
+        self._shards = settings.timeline_shards
+        self._max = settings.viewer_cache_max
+        self._followees = 0
+        self._known: OrderedDict[UserId, Known] = OrderedDict()
+        self._pulled_authors: dict[bytes, frozenset[UserId]] = {}
+
+    def get(self, user: UserId) -> Known | None:
+        """Returns what is kept of a viewer. Valid only while both tokens stand."""
+        return self._known.get(user)
+
+    async def load(self, user: UserId) -> Known:
+        """Reads a viewer's relations anew; raises what Valkey or PostgreSQL raise."""
+        keys = self._timelines.keys
+        viewer_token = await self._timelines.ensure_token(keys.viewer(user))
+        pulled_token = await self._timelines.ensure_token(keys.pulled_of(user))
+        viewer = await self.load_without_cache(user)
+        authors = await self._pulled(pulled_token)
+        pulled = tuple(viewer.followees & authors)
+        known = Known(viewer, pulled, viewer_token, pulled_token)
+        self._keep(user, known)
+        return known
+
+    async def load_without_cache(self, user: UserId) -> Viewer:
+        """Reads a viewer's relations from PostgreSQL alone, and keeps nothing."""
+        return Viewer(user, await candidates.fetch_followees(self._pool, user))
+
+    async def _pulled(self, token: bytes) -> frozenset[UserId]:
+        authors = self._pulled_authors.get(token)
+        if authors is None:
+            authors = await candidates.fetch_pulled_authors(self._pool)
+            while len(self._pulled_authors) >= self._shards:
+                del self._pulled_authors[next(iter(self._pulled_authors))]
+            self._pulled_authors[token] = authors
+        return authors
+
+    def _keep(self, user: UserId, known: Known) -> None:
+        before = self._known.pop(user, None)
+        if before is not None:
+            self._followees -= len(before.viewer.followees)
+        self._known[user] = known
+        self._followees += len(known.viewer.followees)
+        while len(self._known) > self._max or self._followees > self._max * FOLLOWEES_EACH:
+            _, oldest = self._known.popitem(last=False)
+            self._followees -= len(oldest.viewer.followees)

@@ -1,0 +1,107 @@
+"""Timeline candidates from PostgreSQL: the query that rebuilds windows, answers past their end, and
+answers everything while the cache is away. It knows nothing of tiers; `delivery` serves recents."""
+
+from domain.ids import TweetId, UserId
+from domain.timeline import Entry, Viewer, Window
+from storage.database import Pool
+from storage.timelines import tweet_entry
+
+ABOVE_ALL = (1 << 63) - 1
+
+
+async def fetch_home(
+    pool: Pool, viewer: Viewer, *, below: int | None, limit: int, pulled: bool
+) -> Window:
+    """Returns the newest `limit` candidates of a viewer with an id less than `below`: the followed
+    accounts' and the own tweets. `pulled` says whether the followed accounts' pulled tweets, which
+    no home window holds, are among them.
+
+    One index probe for each author (a lateral join): an `author_id = ANY(...)` with ORDER BY reads
+    and sorts all their tweets, 16 times slower on a real graph.
+    """
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT t.id, t.author_id, t.retweet_of, t.other_author_id"
+            " FROM unnest(%(authors)s::bigint[]) AS followed (id)"
+            " CROSS JOIN LATERAL ("
+            "  SELECT id, author_id, retweet_of,"
+            "   coalesce(original_author_id, replied_author_id) AS other_author_id"
+            "  FROM tweets AS own"
+            "  WHERE author_id = followed.id AND id < %(below)s AND deleted_at IS NULL"
+            "  AND (%(pulled)s OR delivery = 1 OR author_id = %(viewer)s)"
+            "  AND (retweet_of IS NULL OR EXISTS (SELECT FROM tweets AS original"
+            "   WHERE original.id = own.retweet_of AND original.deleted_at IS NULL))"
+            "  ORDER BY id DESC LIMIT %(limit)s) AS t"
+            " ORDER BY t.id DESC LIMIT %(limit)s",
+            {
+                "authors": [viewer.id, *viewer.followees],
+                "viewer": viewer.id,
+                "below": below or ABOVE_ALL,
+                "limit": limit,
+                "pulled": pulled,
+            },
+        )
+        rows = await cursor.fetchall()
+    return _window([tweet_entry(*row) for row in rows], limit)
+
+
+async def fetch_recent(pool: Pool, author: UserId, *, limit: int) -> Window:
+    """Returns the newest `limit` pulled tweets of an author."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT id, author_id, retweet_of, coalesce(original_author_id, replied_author_id)"
+            " FROM tweets WHERE author_id = %s AND deleted_at IS NULL AND delivery = 2"
+            " ORDER BY id DESC LIMIT %s",
+            (author, limit),
+        )
+        rows = await cursor.fetchall()
+    return _window([tweet_entry(*row) for row in rows], limit)
+
+
+async def fetch_by_author(
+    pool: Pool, author: UserId, *, below: int | None, limit: int
+) -> list[TweetId]:
+    """Returns the newest ids of a user timeline below an id: all that is not deleted, retweets of
+    deleted originals left out."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT t.id FROM tweets AS t WHERE t.author_id = %s AND t.id < %s"
+            " AND t.deleted_at IS NULL AND (t.retweet_of IS NULL OR EXISTS"
+            "  (SELECT FROM tweets AS original"
+            "   WHERE original.id = t.retweet_of AND original.deleted_at IS NULL))"
+            " ORDER BY t.id DESC LIMIT %s",
+            (author, below or ABOVE_ALL, limit),
+        )
+        rows = await cursor.fetchall()
+    return [TweetId(row[0]) for row in rows]
+
+
+async def user_exists(pool: Pool, user: UserId) -> bool:
+    """Whether there is such an account."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute("SELECT FROM users WHERE id = %s", (user,))
+        return await cursor.fetchone() is not None
+
+
+async def fetch_followees(pool: Pool, viewer: UserId) -> frozenset[UserId]:
+    """Returns the accounts that a viewer follows."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT followee_id FROM follows WHERE follower_id = %s", (viewer,), binary=True
+        )
+        rows = await cursor.fetchall()
+    return frozenset(UserId(row[0]) for row in rows)
+
+
+async def fetch_pulled_authors(pool: Pool) -> frozenset[UserId]:
+    """Returns the authors that have pulled tweets."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT id FROM users WHERE first_pulled_tweet_id IS NOT NULL"
+        )
+        rows = await cursor.fetchall()
+    return frozenset(UserId(row[0]) for row in rows)
+
+
+def _window(entries: list[Entry], limit: int) -> Window:
+    return Window(entries, floor=entries[-1][0] if len(entries) == limit else 0)

@@ -1,0 +1,93 @@
+"""PostgreSQL: bounded pools and forward-only migrations."""
+
+import importlib.resources
+import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from mesh.settings import Settings
+
+Connection = psycopg.AsyncConnection[TupleRow]
+Pool = AsyncConnectionPool[Connection]
+
+MIGRATION_LOCK = 0x43686972  # "Chir": one process migrates at a time
+POOL_WAITING_MAX = 256  # callers that may wait for a connection; one more is refused at once
+
+
+@asynccontextmanager
+async def open_pool(settings: Settings, *, size_max: int | None = None) -> AsyncGenerator[Pool]:
+    """Opens a bounded pool. A statement or a wait over `database_timeout_s` fails."""
+
+    async def configure(connection: Connection) -> None:
+        await connection.set_autocommit(True)
+
+    pool: Pool = AsyncConnectionPool(
+        settings.database_url,
+        min_size=1,
+        max_size=size_max or settings.database_pool_max,
+        timeout=settings.database_timeout_s,
+        max_waiting=POOL_WAITING_MAX,
+        configure=configure,
+        check=None,
+        kwargs={
+            "options": f"-c statement_timeout={int(settings.database_timeout_s * 1000)}",
+            "application_name": "chirp",
+            "connect_timeout": 5,
+            "prepare_threshold": 2,
+        },
+        open=False,
+    )
+    await pool.open()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def migrate(url: str) -> list[str]:
+    """Applies the migrations that are missing, each in its own transaction; returns their names."""
+    applied: list[str] = []
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations"
+            " (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        cursor = await connection.execute("SELECT name FROM schema_migrations")
+        known = {str(row[0]) for row in await cursor.fetchall()}
+        for name, statements in _migrations():
+            if name in known:
+                continue
+            async with connection.transaction():
+                # The text is a file of this package, not input.
+                await connection.execute(sql.SQL(cast(LiteralString, statements)))
+                await connection.execute(
+                    "INSERT INTO schema_migrations (name) VALUES (%s)", (name,)
+                )
+            applied.append(name)
+    return applied
+
+
+async def fix_fact(pool: Pool, name: str, value: str) -> str:
+    """Records a fact that is fixed for ever the first time it is said; returns what holds."""
+    async with pool.connection() as connection:
+        cursor: psycopg.AsyncCursor[Any] = await connection.execute(
+            "INSERT INTO deployment_facts (name, value) VALUES (%s, %s)"
+            " ON CONFLICT (name) DO UPDATE SET value = deployment_facts.value RETURNING value",
+            (name, value),
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _migrations() -> list[tuple[str, str]]:
+    folder = importlib.resources.files("storage.migrations")
+    files = [file for file in folder.iterdir() if re.fullmatch(r"\d{4}_\w+\.sql", file.name)]
+    return [(file.name, file.read_text()) for file in sorted(files, key=lambda f: f.name)]

@@ -1,0 +1,142 @@
+"""The outbox: events written in the transaction of the change, until the relay has sent them.
+
+Unsent is what is not marked as sent. A cursor ("id > last seen") would skip a row whose id was
+taken early and committed late. A mutation updates the row of its partition key's user first, so
+the ids of one key grow in the order of their commits.
+
+Whatever the relay writes, it writes under its fence: once another relay has taken a higher one, the
+first can neither mark nor unmark, however long it was asleep.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.database import Connection
+
+RELAY_LOCK = 0x43686C67  # "Chlg": one relay leads at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """A row that is not marked as sent."""
+
+    id: int
+    partition_key: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What a relay takes over: its fence, how far the log reached, whether a refill is due."""
+
+    fence: int
+    tail: str
+    refilling: bool
+
+
+async def insert(connection: Connection, *, partition_key: int, payload: bytes) -> None:
+    """Writes an event in the caller's transaction, after the key's users row was updated in it.
+
+    `payload` is a serialised chirp.v1.Event."""
+    await connection.execute(
+        "INSERT INTO outbox (partition_key, payload) VALUES (%s, %s)", (partition_key, payload)
+    )
+
+
+async def count_unsent(connection: Connection) -> int:
+    """Returns how many committed events wait for the relay."""
+    cursor = await connection.execute("SELECT count(*) FROM outbox WHERE sent_at IS NULL")
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def try_lead(connection: Connection) -> bool:
+    """Takes the relays' lock for as long as the connection lives, if nobody has it.
+
+    The server pings a silent holder, so that the lock of a dead machine is free within 11 seconds.
+    """
+    cursor = await connection.execute(
+        "SELECT set_config('tcp_keepalives_idle', '5', false),"
+        " set_config('tcp_keepalives_interval', '2', false),"
+        " set_config('tcp_keepalives_count', '3', false), pg_try_advisory_lock(%s)",
+        (RELAY_LOCK,),
+    )
+    row = await cursor.fetchone()
+    return bool(row and row[3])
+
+
+async def stop_leading(connection: Connection) -> None:
+    """Frees the relays' lock."""
+    await connection.execute("SELECT pg_advisory_unlock(%s)", (RELAY_LOCK,))
+
+
+async def take_fence(connection: Connection) -> Lead:
+    """Takes a fence higher than all before. It is of the size of milliseconds since 1970, so that
+    it is also higher than those that a lost database gave out."""
+    cursor = await connection.execute(
+        "UPDATE event_log SET fence ="
+        " greatest(fence + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
+        " RETURNING fence, tail, refilling"
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return Lead(int(row[0]), str(row[1]), bool(row[2]))
+
+
+async def begin_refill(connection: Connection, *, fence: int) -> bool:
+    """Records that the log is to be filled again, so that a relay that dies over it is followed
+    by one that finishes it. False where the fence is no longer the highest."""
+    cursor = await connection.execute(
+        "UPDATE event_log SET refilling = true, tail = '' WHERE fence = %s", (fence,)
+    )
+    return cursor.rowcount == 1
+
+
+async def unmark(connection: Connection, *, fence: int, keep_hours: int, limit: int) -> int:
+    """Marks up to `limit` rows that were sent lately as unsent; returns how many, 0 at the end."""
+    cursor = await connection.execute(
+        "WITH lead AS (SELECT FROM event_log WHERE fence = %s FOR SHARE)"
+        " UPDATE outbox SET sent_at = NULL WHERE EXISTS (SELECT FROM lead) AND id IN"
+        " (SELECT id FROM outbox WHERE sent_at > now() - make_interval(hours => %s) LIMIT %s)",
+        (fence, keep_hours, limit),
+    )
+    return cursor.rowcount
+
+
+async def end_refill(connection: Connection, *, fence: int, tail: str) -> bool:
+    """Records that all rows to send again are unsent now, and the log starts at `tail`."""
+    cursor = await connection.execute(
+        "UPDATE event_log SET refilling = false, tail = %s WHERE fence = %s", (tail, fence)
+    )
+    return cursor.rowcount == 1
+
+
+async def fetch_unsent(connection: Connection, limit: int) -> list[Unsent]:
+    """Returns committed rows that are not marked as sent, by id."""
+    cursor = await connection.execute(
+        "SELECT id, partition_key, payload FROM outbox WHERE sent_at IS NULL ORDER BY id LIMIT %s",
+        (limit,),
+        binary=True,
+    )
+    return [Unsent(int(row[0]), int(row[1]), bytes(row[2])) for row in await cursor.fetchall()]
+
+
+async def mark_sent(connection: Connection, ids: Sequence[int], *, fence: int, tail: str) -> bool:
+    """Marks rows as sent together with how far the log reaches. False, and nothing marked, where
+    the fence is no longer the highest."""
+    cursor = await connection.execute(
+        "WITH lead AS (UPDATE event_log SET tail = %s WHERE fence = %s RETURNING 1)"
+        " UPDATE outbox SET sent_at = now() WHERE id = ANY(%s) AND EXISTS (SELECT FROM lead)",
+        (tail, fence, list(ids)),
+    )
+    return cursor.rowcount > 0
+
+
+async def delete_sent(connection: Connection, *, keep_hours: int, limit: int) -> int:
+    """Deletes up to `limit` rows sent longer ago than `keep_hours`; returns how many."""
+    cursor = await connection.execute(
+        "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox"
+        " WHERE sent_at < now() - make_interval(hours => %s) ORDER BY sent_at LIMIT %s)",
+        (keep_hours, limit),
+    )
+    return cursor.rowcount

@@ -1,0 +1,175 @@
+"""Tweets in PostgreSQL: the rows of tweet_server, and the counts on the author's row that belong to
+the tweet's own transaction.
+
+Lock order, everywhere: users rows, then tweets rows by id. So no two transactions wait for each
+other, and the outbox ids of one author grow in commit order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import LiteralString
+
+from psycopg.rows import class_row
+
+from domain.ids import TweetId, UserId
+from domain.tier import Tier
+from storage.database import Connection, Pool
+
+_COLUMNS: LiteralString = (
+    "id, author_id, content, media_urls, hashtags, mentions, reply_to, replied_author_id,"
+    " retweet_of, original_author_id, quote_of, conversation_id, location, like_count,"
+    " retweet_count, reply_count, quote_count, delivery, version, created_at, deleted_at"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TweetRow:
+    """A tweet as stored."""
+
+    id: int
+    author_id: int
+    content: str
+    media_urls: list[str]
+    hashtags: list[str]
+    mentions: list[int]
+    reply_to: int | None
+    replied_author_id: int | None
+    retweet_of: int | None
+    original_author_id: int | None
+    quote_of: int | None
+    conversation_id: int
+    location: str
+    like_count: int
+    retweet_count: int
+    reply_count: int
+    quote_count: int
+    delivery: int
+    version: int
+    created_at: datetime
+    deleted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorStamp:
+    """What the author's row says when a tweet is stamped."""
+
+    tier: Tier
+    location: str
+    first_pulled_tweet_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A tweet that is replied to or quoted."""
+
+    id: int
+    author_id: int
+    retweet_of: int | None
+    conversation_id: int
+
+
+async def count_tweet(connection: Connection, author: UserId, change: int) -> AuthorStamp | None:
+    """Locks the author's row and changes its tweet count; None where there is no such account."""
+    cursor = await connection.execute(
+        "UPDATE users SET tweet_count = tweet_count + %s WHERE id = %s"
+        " RETURNING tier, location, first_pulled_tweet_id",
+        (change, author),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else AuthorStamp(Tier(row[0]), str(row[1]), row[2])
+
+
+async def mark_pulled(connection: Connection, author: UserId, tweet: TweetId) -> None:
+    """Notes the author's first pulled tweet: from now on the followers pull."""
+    await connection.execute(
+        "UPDATE users SET first_pulled_tweet_id = %s WHERE id = %s", (tweet, author)
+    )
+
+
+async def fetch_targets(connection: Connection, ids: Sequence[int]) -> dict[int, Target]:
+    """Returns tweets to reply to or quote, by the id asked for; a retweet stands for its original."""
+    cursor = await connection.execute(
+        "SELECT asked.id, found.id, found.author_id, found.retweet_of, found.conversation_id"
+        " FROM tweets AS asked JOIN tweets AS found ON found.id = coalesce(asked.retweet_of, asked.id)"
+        " WHERE asked.id = ANY(%s) AND asked.deleted_at IS NULL AND found.deleted_at IS NULL",
+        (list(ids),),
+    )
+    return {row[0]: Target(*row[1:]) for row in await cursor.fetchall()}
+
+
+async def insert(connection: Connection, row: TweetRow, request_id: str | None) -> bool:
+    """Inserts a tweet; returns False where the author used the request id before."""
+    cursor = await connection.execute(
+        "INSERT INTO tweets (id, author_id, content, media_urls, hashtags, mentions, reply_to,"
+        " replied_author_id, retweet_of, original_author_id, quote_of, conversation_id, location,"
+        " delivery, request_id, created_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (author_id, request_id) WHERE request_id IS NOT NULL DO NOTHING",
+        (
+            row.id, row.author_id, row.content, row.media_urls, row.hashtags, row.mentions,
+            row.reply_to, row.replied_author_id, row.retweet_of, row.original_author_id,
+            row.quote_of, row.conversation_id, row.location, row.delivery, request_id,
+            row.created_at,
+        ),
+    )  # fmt: skip
+    return cursor.rowcount == 1
+
+
+async def count_answers(
+    connection: Connection, *, reply_to: int | None, quote_of: int | None, change: int
+) -> list[tuple[int, int]]:
+    """Changes the reply count of one tweet and the quote count of another, in the order of their
+    ids; returns (tweet, new version) of each that exists and is not deleted, or whose count sinks.
+    """
+    changed: list[tuple[int, int]] = []
+    for tweet_id in sorted({reply_to, quote_of} - {None}, key=lambda value: value or 0):
+        cursor = await connection.execute(
+            "UPDATE tweets SET reply_count = reply_count + %s, quote_count = quote_count + %s,"
+            " version = version + 1 WHERE id = %s AND (deleted_at IS NULL OR %s < 0)"
+            " RETURNING version",
+            (
+                change if tweet_id == reply_to else 0,
+                change if tweet_id == quote_of else 0,
+                tweet_id,
+                change,
+            ),
+        )
+        row = await cursor.fetchone()
+        if row is not None and tweet_id is not None:
+            changed.append((tweet_id, int(row[0])))
+    return changed
+
+
+async def fetch_by_request(pool: Pool, author: UserId, request_id: str) -> TweetRow | None:
+    """Returns the tweet that an author made with a request id, deleted or not."""
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(TweetRow)) as cursor,
+    ):
+        await cursor.execute(
+            f"SELECT {_COLUMNS} FROM tweets WHERE author_id = %s AND request_id = %s",
+            (author, request_id),
+        )
+        return await cursor.fetchone()
+
+
+async def fetch_by_ids(pool: Pool, ids: Sequence[int]) -> list[TweetRow]:
+    """Returns tweets, deleted ones too, in no order; unknown ids are left out."""
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(TweetRow)) as cursor,
+    ):
+        await cursor.execute(f"SELECT {_COLUMNS} FROM tweets WHERE id = ANY(%s)", (list(ids),))
+        return await cursor.fetchall()
+
+
+async def delete(connection: Connection, tweet_id: TweetId) -> TweetRow | None:
+    """Marks a tweet as deleted; returns it, or None where it was already or is not there."""
+    async with connection.cursor(row_factory=class_row(TweetRow)) as cursor:
+        await cursor.execute(
+            "UPDATE tweets SET deleted_at = now(), version = version + 1"
+            f" WHERE id = %s AND deleted_at IS NULL RETURNING {_COLUMNS}",
+            (tweet_id,),
+        )
+        return await cursor.fetchone()

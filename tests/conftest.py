@@ -1,0 +1,121 @@
+"""The real PostgreSQL and the two real Valkeys of a test run, started once, stopped at the end."""
+
+import asyncio
+import itertools
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import pytest_asyncio
+import redis.asyncio
+import redis.exceptions
+
+from mesh import tokens
+from mesh.settings import Settings
+from ops import embedded
+from storage import database
+
+START_TIMEOUT_S = 20.0
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def backing() -> Iterator[Settings]:
+    """Settings that point at a fresh PostgreSQL (migrated template), cache and event log."""
+    with ExitStack() as stack:
+        # /tmp and not pytest's own folder, which PostgreSQL's account cannot enter.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chirp-test-")))
+        folder.chmod(0o755)
+        install = embedded.prepare_postgres(folder / "postgres")
+        port = embedded.free_port()
+        stack.enter_context(_running(install.command(port, durable=False), install.account))
+        cache_port, log_port = embedded.free_port(), embedded.free_port()
+        for name, valkey_port in (("cache", cache_port), ("eventlog", log_port)):
+            stack.enter_context(
+                _running(
+                    embedded.valkey_command(
+                        folder / name, valkey_port, "secret", cache=name == "cache"
+                    )
+                )
+            )
+        settings = Settings(
+            database_url=install.url(port),
+            valkey_url=embedded.valkey_url(cache_port, "secret"),
+            eventlog_url=embedded.valkey_url(log_port, "secret"),
+            keys=folder / "keys",
+            listen="127.0.0.1:0",
+            drain_delay_s=0,
+            drain_grace_s=1,
+            outbox_poll_ms=5,
+        )
+        tokens.ensure_keys(settings)
+        asyncio.run(_until_answering(settings))
+        asyncio.run(database.migrate(settings.database_url))
+        yield settings
+
+
+@pytest_asyncio.fixture
+async def settings(backing: Settings) -> AsyncGenerator[Settings]:
+    """The settings of one test: a database cloned from the template, an empty cache and log."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    base = backing.database_url.rsplit("/", 1)[0]
+    async with await psycopg.AsyncConnection.connect(
+        f"{base}/postgres", autocommit=True
+    ) as connection:
+        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE chirp'.encode())
+        for url in (backing.valkey_url, backing.eventlog_url):
+            async with redis.asyncio.Redis.from_url(url) as valkey:
+                await valkey.flushall()
+        try:
+            yield backing.model_copy(update={"database_url": f"{base}/{name}"})
+        finally:
+            await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+@contextmanager
+def _running(
+    command: list[str], account: embedded.Account | None = None
+) -> Generator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command,
+        cwd="/",
+        user=account.user if account else None,
+        group=account.group if account else None,
+        extra_groups=[] if account and account.user is not None else None,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)  # PostgreSQL: fast shutdown; Valkey: stop
+        process.wait(timeout=20)
+
+
+async def _until_answering(settings: Settings) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    for url in (settings.valkey_url, settings.eventlog_url):
+        async with redis.asyncio.Redis.from_url(url) as valkey:
+            while True:
+                try:
+                    await valkey.ping()
+                    break
+                except redis.exceptions.ConnectionError:
+                    if time.monotonic() > deadline:
+                        raise
+                    await asyncio.sleep(0.02)
+    while True:
+        try:
+            await (await psycopg.AsyncConnection.connect(settings.database_url)).close()
+            return
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.02)

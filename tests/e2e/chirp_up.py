@@ -1,0 +1,162 @@
+"""A real `chirp up` in a data folder of its own, for tests: start, look, signal, stop."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from ops import embedded, stack
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+START_TIMEOUT_S = 60.0
+POLL_S = 0.05
+
+
+class ChirpUp:
+    """One `chirp up`. What it prints goes to files beside the data folder."""
+
+    def __init__(self, data: Path, port: int, *arguments: str, **environment: str) -> None:
+        self.data = data
+        self.url = f"http://127.0.0.1:{port}"
+        self._files = Path(tempfile.mkdtemp(prefix="chirp-up-"))
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CHIRP_")}
+        with (self._files / "out").open("wb") as out, (self._files / "err").open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ops.cli", "up", *arguments],
+                cwd=ROOT,
+                env={
+                    **kept,
+                    "CHIRP_DATA": str(data),
+                    "CHIRP_PORT": str(port),
+                    "CHIRP_SAMPLE": "0",
+                    **environment,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+
+    @property
+    def output(self) -> str:
+        """What it said."""
+        return (self._files / "out").read_text()
+
+    @property
+    def errors(self) -> str:
+        """What it complained of."""
+        return (self._files / "err").read_text()
+
+    def wait_for(self, text: str) -> None:
+        """Waits until it has said something."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while text not in self.output:
+            assert self.process.poll() is None, f"chirp up ended: {self.errors}"
+            assert time.monotonic() < deadline, f"no {text!r} in: {self.output}"
+            time.sleep(POLL_S)
+
+    def wait_until_ready(self) -> None:
+        """Waits until it serves."""
+        self.wait_for("Ctrl-C stops it")
+
+    def stack(self) -> stack.Stack:
+        """What it says of itself."""
+        described = stack.read(self.data)
+        assert described is not None
+        return described
+
+    def health(self) -> int:
+        """What the gateway answers on /healthz."""
+        return httpx.get(f"{self.url}/healthz").status_code
+
+    def child(self, words: str) -> int:
+        """The process id of the one child whose command line has these words."""
+        found = [
+            process_id
+            for process_id in descendants(self.process.pid)
+            if words in command_line(process_id)
+        ]
+        assert len(found) == 1, found
+        return found[0]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stops it; returns the exit status."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Waits until it ends; returns the exit status."""
+        return self.process.wait(timeout=START_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Ends it if it still runs, and removes what it printed."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        shutil.rmtree(self._files)
+
+
+@contextmanager
+def chirp_up(data: Path, port: int, *arguments: str, **environment: str) -> Generator[ChirpUp]:
+    """Starts `chirp up` with these arguments and settings; ends it on leaving."""
+    running = ChirpUp(data, port, *arguments, **environment)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@contextmanager
+def data_folder(mode: int = 0o755) -> Generator[Path]:
+    """A folder for data; removed at the end, with what had to lie elsewhere."""
+    # Not pytest's own, which PostgreSQL's account cannot enter.
+    folder = Path(tempfile.mkdtemp(prefix="chirp-data-"))
+    folder.chmod(mode)
+    data = folder / "data"
+    try:
+        yield data
+    finally:
+        moved = data / "postgres" / embedded.MOVED_FILE
+        if moved.exists():
+            shutil.rmtree(moved.read_text().strip())
+        shutil.rmtree(folder)
+
+
+def descendants(process_id: int) -> list[int]:
+    """The process ids of all that a process started, and what these started."""
+    try:
+        text = Path(f"/proc/{process_id}/task/{process_id}/children").read_text()
+    except FileNotFoundError:
+        return []
+    children = [int(word) for word in text.split()]
+    return children + [below for child in children for below in descendants(child)]
+
+
+def command_line(process_id: int) -> str:
+    """The command line of a process; empty for one that is gone."""
+    try:
+        return Path(f"/proc/{process_id}/cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def wait_until_gone(process_ids: list[int], within_s: float) -> None:
+    """Waits until none of these processes runs."""
+    deadline = time.monotonic() + within_s
+    while left := [command_line(process_id) for process_id in process_ids]:
+        left = [line for line in left if line]
+        if not left:
+            return
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(POLL_S)

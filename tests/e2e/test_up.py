@@ -1,0 +1,229 @@
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from chirp_up import chirp_up, command_line, data_folder, descendants, wait_until_gone
+
+from ops import embedded
+
+ACCOUNT = {"username": "early_bird", "password": "correct horse"}
+STOP_WITHIN_S = 10.0
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    with data_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def port() -> int:
+    return embedded.free_port()
+
+
+def test_starts_answers_stops_in_time_leaves_nothing_and_keeps_the_data(
+    data: Path, port: int
+) -> None:
+    with chirp_up(data, port) as up:
+        up.wait_until_ready()
+        children = descendants(up.process.pid)
+        signed_up = httpx.post(f"{up.url}/api/users", json=ACCOUNT)
+        health = up.health()
+        before = time.monotonic()
+        status = up.stop()
+        stopped_after_s = time.monotonic() - before
+
+    assert health == 200
+    assert signed_up.status_code == 200
+    assert status == 0
+    assert stopped_after_s < STOP_WITHIN_S
+    assert len(children) >= 9
+    wait_until_gone(children, 0.5)
+    assert not (data / "stack.json").exists()
+
+    with chirp_up(data, port) as up:
+        up.wait_until_ready()
+        signed_in = httpx.post(f"{up.url}/api/sessions", json=ACCOUNT)
+
+    assert signed_in.status_code == 200
+    assert signed_in.json()["user"]["id"] == signed_up.json()["user"]["id"]
+
+
+def test_the_printed_lines_work_as_pasted(data: Path, port: int) -> None:
+    with chirp_up(data, port) as up:
+        up.wait_until_ready()
+        lines = [line for line in up.output.splitlines() if "curl" in line]
+        pasted = subprocess.run(
+            ["/bin/sh"], input="\n".join(lines), capture_output=True, text=True, check=False
+        )
+
+    assert len(lines) == 3
+    posted, timeline = pasted.stdout.splitlines()
+    assert '"content":"Hello, #chirp"' in posted
+    assert '"content":"Hello, #chirp"' in timeline
+
+
+def test_two_replicas_of_each_serve_behind_one_gateway(data: Path, port: int) -> None:
+    with chirp_up(data, port, "--replicas", "2") as up:
+        up.wait_until_ready()
+        running = [command_line(child) for child in descendants(up.process.pid)]
+        ports = up.stack().ports
+        health = up.health()
+
+    assert health == 200
+    for module in ("servers.tweet_server", "servers.timeline_server", "workers.outbox_relay"):
+        assert sum(module in line for line in running) == 2
+    assert all(len(set(replicas)) == 2 for replicas in ports.values())
+
+
+@pytest.mark.parametrize("words", ["servers.graph_server", "postgres -D"])
+def test_a_child_that_is_killed_is_started_again_and_it_says_so(
+    data: Path, port: int, words: str
+) -> None:
+    with chirp_up(data, port) as up:
+        up.wait_until_ready()
+        killed = up.child(words)
+
+        os.kill(killed, signal.SIGKILL)
+
+        up.wait_for("runs again")
+        assert "died (SIGKILL); starting it again in" in up.output
+        assert up.child(words) != killed
+        deadline = time.monotonic() + 20
+        while up.health() != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_second_signal_ends_all_at_once(data: Path, port: int) -> None:
+    with chirp_up(data, port) as up:
+        up.wait_until_ready()
+        children = descendants(up.process.pid)
+        up.process.send_signal(signal.SIGINT)
+        up.wait_for("stopping")
+
+        before = time.monotonic()
+        up.stop(signal.SIGINT)
+
+        assert time.monotonic() - before < 2
+        wait_until_gone(children, 1)
+
+
+def test_children_of_a_killed_supervisor_die_and_the_next_start_works(
+    data: Path, port: int
+) -> None:
+    with chirp_up(data, port) as up:
+        up.wait_until_ready()
+        children = descendants(up.process.pid)
+        up.stop(signal.SIGKILL)
+        wait_until_gone(children, 5)
+
+    with chirp_up(data, port) as up:
+        up.wait_until_ready()
+        assert up.health() == 200
+
+
+def test_a_stop_during_the_start_leaves_nothing(data: Path, port: int) -> None:
+    with chirp_up(data, port) as up:
+        up.wait_for("event log run")
+        children = descendants(up.process.pid)
+        status = up.stop()
+
+    assert status == 0
+    wait_until_gone(children, 0.5)
+
+
+def test_a_taken_port_is_named_with_the_setting(data: Path, port: int) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        with chirp_up(data, port) as up:
+            status = up.wait()
+            errors = up.errors
+
+    assert status == 1
+    assert errors == f"chirp: port {port} is taken: set CHIRP_PORT to a free one\n"
+
+
+def test_a_data_folder_that_cannot_be_written_is_named_with_the_setting(
+    tmp_path: Path, port: int
+) -> None:
+    (tmp_path / "file").touch()  # also root cannot make a folder in a file
+
+    with chirp_up(tmp_path / "file" / "data", port) as up:
+        status = up.wait()
+        errors = up.errors
+
+    assert status == 1
+    assert errors.startswith(f"chirp: cannot write to the data folder {tmp_path}/file/data")
+    assert "CHIRP_DATA" in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_wrong_setting_is_named(data: Path, port: int) -> None:
+    with chirp_up(data, port, CHIRP_LEASE_MS="soon") as up:
+        status = up.wait()
+        errors = up.errors
+
+    assert status == 1
+    assert errors.startswith("chirp: wrong setting: CHIRP_LEASE_MS:")
+    assert len(errors.splitlines()) == 1
+
+
+def test_two_cannot_share_a_data_folder(data: Path, port: int) -> None:
+    with chirp_up(data, port) as first:
+        first.wait_for("event log run")
+        with chirp_up(data, embedded.free_port()) as second:
+            status = second.wait()
+            errors = second.errors
+
+    assert status == 1
+    assert f"another chirp up (process {first.process.pid}) uses the data folder" in errors
+    assert "CHIRP_DATA" in errors
+
+
+def test_a_child_that_dies_at_start_is_named_and_the_rest_is_stopped(data: Path, port: int) -> None:
+    with chirp_up(data, port) as up:
+        up.wait_for("event log run")
+        up.stop()
+    with (data / "postgres" / "cluster" / "postgresql.conf").open("a") as file:
+        file.write("\nnonsense = 1\n")
+
+    with chirp_up(data, port) as up:
+        status = up.wait()
+        errors = up.errors
+
+    assert status == 1
+    assert errors.startswith("chirp: postgres died at start (exit status 1).")
+    assert 'unrecognized configuration parameter "nonsense"' in errors
+
+
+def test_an_outside_store_that_does_not_answer_is_named_with_its_setting(
+    data: Path, port: int
+) -> None:
+    nowhere = f"postgresql://chirp@127.0.0.1:{embedded.free_port()}/chirp"
+
+    with chirp_up(data, port, CHIRP_DATABASE_URL=nowhere) as up:
+        status = up.wait()
+        errors = up.errors
+
+    assert status == 1
+    assert errors == "chirp: PostgreSQL does not answer: look at CHIRP_DATABASE_URL\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user's PostgreSQL runs as that user")
+def test_root_can_start_it_from_a_folder_that_only_root_can_enter(port: int) -> None:
+    with data_folder(mode=0o700) as data, chirp_up(data, port) as up:
+        up.wait_until_ready()
+        health = up.health()
+        mode = data.parent.stat().st_mode & 0o777
+        up.stop()
+
+    assert health == 200
+    assert mode == 0o700

@@ -1,0 +1,156 @@
+"""Accounts for tests: stubs of the graph server, people to be, and what an error says."""
+
+import itertools
+import time
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+from chirp.v1 import events_pb2, graph_pb2_grpc, user_pb2, user_pb2_grpc
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from domain.ids import UserId
+from mesh.clients import Metadata, service_metadata
+from mesh.settings import Settings
+from mesh.tokens import TokenSigner
+from storage import database
+from storage.database import Pool
+
+PASSWORD = "correct horse battery"
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Somebody who is signed in."""
+
+    id: UserId
+    username: str
+    token: str
+
+    @property
+    def metadata(self) -> Metadata:
+        """What this person's calls carry."""
+        return bearer(self.token)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a refused call says."""
+
+    code: grpc.StatusCode
+    reason: str
+    fields: list[str]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """A running graph server."""
+
+    settings: Settings
+    pool: Pool
+    users: "user_pb2_grpc.UserServiceAsyncStub"
+    directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub"
+    graph: "graph_pb2_grpc.GraphServiceAsyncStub"
+    signer: TokenSigner
+
+    async def sign_up(self, username: str = "") -> Account:
+        """Makes an account as everybody does, with PASSWORD."""
+        name = username or f"user_{next(_numbers)}"
+        answer = await self.users.CreateUser(
+            user_pb2.CreateUserRequest(username=name, password=PASSWORD)
+        )
+        return Account(UserId(answer.user.id), name, answer.access_token)
+
+    async def insert(self, count: int = 1) -> list[Account]:
+        """Makes accounts that have no password, which costs nothing."""
+        made: list[Account] = []
+        async with self.pool.connection() as connection:
+            for _ in range(count):
+                number = next(_numbers)
+                user_id, name = UserId(1_000_000 + number), f"made_{number}"
+                await connection.execute(
+                    "INSERT INTO users (id, username, display_name) VALUES (%s, %s, %s)",
+                    (user_id, name, name),
+                )
+                token = self.signer.sign_user(user_id, number, lifetime_s=600, now=time.time())
+                made.append(Account(user_id, name, token))
+        return made
+
+    async def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Returns what the database answers."""
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute(statement.encode(), values or None)
+            return await cursor.fetchall()
+
+    async def events(self) -> list[tuple[int, events_pb2.Event]]:
+        """Returns partition key and event of everything in the outbox, in its order."""
+        rows = await self.rows("SELECT partition_key, payload FROM outbox ORDER BY id")
+        return [(int(row[0]), events_pb2.Event.FromString(bytes(row[1]))) for row in rows]
+
+    async def contents(self) -> list[tuple[Any, ...]]:
+        """Returns everything that a call could have half done."""
+        rows: list[tuple[Any, ...]] = []
+        for statement in (
+            "SELECT * FROM users ORDER BY id",
+            "SELECT * FROM follows ORDER BY id",
+            "SELECT * FROM sessions ORDER BY id",
+            "SELECT * FROM outbox ORDER BY id",
+            "SELECT * FROM purges ORDER BY id",
+        ):
+            rows += await self.rows(statement)
+        return rows
+
+    @property
+    def service_metadata(self) -> Metadata:
+        """What the calls of Chirp's own services carry."""
+        return service_metadata(self.settings)
+
+
+@asynccontextmanager
+async def open_accounts(settings: Settings, channel: grpc.aio.Channel) -> AsyncGenerator[Accounts]:
+    """Opens the stubs of a graph server."""
+    async with database.open_pool(settings, size_max=2) as pool:
+        yield Accounts(
+            settings,
+            pool,
+            user_pb2_grpc.UserServiceStub(channel),
+            user_pb2_grpc.UserDirectoryServiceStub(channel),
+            graph_pb2_grpc.GraphServiceStub(channel),
+            TokenSigner(settings),
+        )
+
+
+def bearer(token: str) -> Metadata:
+    """Returns the metadata of a call with a token."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+async def failure(call: Awaitable[object]) -> Failure:
+    """Awaits a call that must fail; returns what it says, with exactly one ErrorInfo."""
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        return _read(error)
+    raise AssertionError(f"the call was not refused but answered {answer}")
+
+
+def _read(error: grpc.aio.AioRpcError) -> Failure:
+    status = cast("status_pb2.Status | None", cast(Any, rpc_status).from_call(error))
+    assert status is not None, f"no google.rpc.Status came with {error}"
+    infos: list[error_details_pb2.ErrorInfo] = []
+    fields: list[str] = []
+    for detail in status.details:
+        info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            infos.append(info)
+        elif detail.Unpack(bad_request):
+            fields += [violation.field for violation in bad_request.field_violations]
+    assert len(infos) == 1
+    assert infos[0].domain == "chirp"
+    return Failure(error.code(), infos[0].reason, fields, status.message)

@@ -1,0 +1,168 @@
+"""Chirp in one process for tests: the three servers behind real gRPC, the relay and the fan-out
+worker stepped by hand, real PostgreSQL and Valkey beneath."""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from chirp.v1 import (
+    graph_pb2,
+    graph_pb2_grpc,
+    timeline_pb2,
+    timeline_pb2_grpc,
+    tweet_pb2,
+    tweet_pb2_grpc,
+)
+
+from eventlog import runner
+from eventlog.runner import Runner
+from mesh.clients import Metadata
+from mesh.settings import Settings
+from ops import embedded
+from servers import graph_server, timeline_server, tweet_server
+from storage import database, valkey
+from storage.database import Connection, Pool
+from storage.valkey import Valkey
+from tests.integration.accounts import Account, Accounts, open_accounts
+from tests.integration.conftest import serving_process
+from tests.oracle import fetch_oracle
+from workers import fanout_worker, outbox_relay
+from workers.fanout_worker import FanoutWorker
+from workers.outbox_relay import Relay
+
+
+@dataclass(slots=True)
+class World:
+    """A running Chirp and what tests do with it."""
+
+    settings: Settings
+    pool: Pool
+    cache: Valkey
+    eventlog: Valkey
+    accounts: Accounts
+    tweets: "tweet_pb2_grpc.TweetServiceAsyncStub"
+    timelines: "timeline_pb2_grpc.TimelineServiceAsyncStub"
+    graph: "graph_pb2_grpc.GraphServiceAsyncStub"
+    relay: Relay
+    relay_connection: Connection
+    worker: FanoutWorker
+    fanout: Runner
+
+    async def post(
+        self, author: Account, content: str = "hello", *, reply_to: int = 0, request_id: str = ""
+    ) -> tweet_pb2.Tweet:
+        """Posts a tweet."""
+        return await self.tweets.CreateTweet(
+            tweet_pb2.CreateTweetRequest(content=content, reply_to=reply_to, request_id=request_id),
+            metadata=author.metadata,
+        )
+
+    async def delete(self, author: Account, tweet_id: int) -> None:
+        """Deletes a tweet."""
+        await self.tweets.DeleteTweet(
+            tweet_pb2.DeleteTweetRequest(id=tweet_id), metadata=author.metadata
+        )
+
+    async def follow(self, follower: Account, followee: Account) -> None:
+        """Follows."""
+        await self.graph.FollowUser(
+            graph_pb2.FollowUserRequest(id=followee.id), metadata=follower.metadata
+        )
+
+    async def unfollow(self, follower: Account, followee: Account) -> None:
+        """Unfollows."""
+        await self.graph.UnfollowUser(
+            graph_pb2.UnfollowUserRequest(id=followee.id), metadata=follower.metadata
+        )
+
+    async def home(self, viewer: Account, *, limit: int = 20, since_id: int = 0) -> list[int]:
+        """Returns the ids of all pages of a home timeline, laid end to end."""
+        ids: list[int] = []
+        cursor = ""
+        while True:
+            page = await self.home_page(viewer, limit=limit, cursor=cursor, since_id=since_id)
+            ids += [tweet.id for tweet in page.tweets]
+            assert page.has_more == bool(page.next_cursor)
+            assert len(page.tweets) == limit or not page.has_more, "a short page is not the end"
+            if not page.has_more:
+                return ids
+            cursor = page.next_cursor
+
+    async def home_page(
+        self, viewer: Account, *, limit: int = 20, cursor: str = "", since_id: int = 0
+    ) -> timeline_pb2.GetHomeTimelineResponse:
+        """Returns one page."""
+        return await self.timelines.GetHomeTimeline(
+            timeline_pb2.GetHomeTimelineRequest(limit=limit, cursor=cursor, since_id=since_id),
+            metadata=viewer.metadata,
+        )
+
+    async def oracle(self, viewer: Account) -> list[int]:
+        """Returns what the home timeline must be, by plain SQL."""
+        async with self.pool.connection() as connection:
+            return await fetch_oracle(connection, viewer.id, self.settings.repeat_distance)
+
+    async def relay_all(self) -> None:
+        """Moves everything committed to the event log."""
+        while await self.relay.step(self.relay_connection):
+            pass
+
+    async def drain(self) -> None:
+        """Moves everything committed through the log and fan-out."""
+        deadline = time.monotonic() + 20
+        while True:
+            await self.relay_all()
+            await self.fanout.step(20)
+            if not sum((await self.fanout.lag()).values()):
+                return
+            assert time.monotonic() < deadline, "the event log does not drain"
+
+
+@asynccontextmanager
+async def open_world(settings: Settings) -> AsyncGenerator[World]:
+    """Opens a world."""
+    ports = {name: embedded.free_port() for name in ("graph", "tweet", "timeline")}
+    settings = settings.model_copy(
+        update={f"{name}_target": f"dns:///127.0.0.1:{port}" for name, port in ports.items()}
+    )
+    openers = {
+        "graph": graph_server.open_process,
+        "tweet": tweet_server.open_process,
+        "timeline": timeline_server.open_process,
+    }
+    async with AsyncExitStack() as stack:
+        channels: dict[str, grpc.aio.Channel] = {}
+        for name, opener in openers.items():
+            listening = settings.model_copy(update={"listen": f"127.0.0.1:{ports[name]}"})
+            await stack.enter_async_context(serving_process(listening, opener))
+            channels[name] = await stack.enter_async_context(
+                grpc.aio.insecure_channel(f"127.0.0.1:{ports[name]}")
+            )
+        pool = await stack.enter_async_context(database.open_pool(settings, size_max=4))
+        accounts = await stack.enter_async_context(open_accounts(settings, channels["graph"]))
+        event_log = await stack.enter_async_context(outbox_relay.open_log(settings))
+        relay = Relay(pool, event_log, settings)
+        relay_connection = await stack.enter_async_context(pool.connection())
+        worker = await stack.enter_async_context(fanout_worker.open_worker(settings))
+        fanout = await stack.enter_async_context(
+            runner.open_runner(settings, fanout_worker.GROUP, worker)
+        )
+        await relay.take_over(relay_connection)
+        yield World(
+            settings=settings,
+            pool=pool,
+            cache=await stack.enter_async_context(valkey.connect(settings.valkey_url, settings)),
+            eventlog=await stack.enter_async_context(
+                valkey.connect(settings.eventlog_url, settings)
+            ),
+            accounts=accounts,
+            tweets=tweet_pb2_grpc.TweetServiceStub(channels["tweet"]),
+            timelines=timeline_pb2_grpc.TimelineServiceStub(channels["timeline"]),
+            graph=graph_pb2_grpc.GraphServiceStub(channels["graph"]),
+            relay=relay,
+            relay_connection=relay_connection,
+            worker=worker,
+            fanout=fanout,
+        )

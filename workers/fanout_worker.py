@@ -1,0 +1,199 @@
+"""fanout_worker: consumer group `fanout`. Owns the timelines in Valkey.
+
+It takes a batch of events, turns each into changes for the shards it concerns, and applies every
+shard's changes at the same time. It decides nothing: the way was stamped on the tweet when it
+committed. Applying a batch twice changes nothing; lists hold candidates, readers apply the rules.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from chirp.v1 import events_pb2, graph_pb2, graph_pb2_grpc
+from domain.fanout import shard_of
+from domain.ids import TweetId, UserId
+from domain.timeline import Entry
+from eventlog import runner
+from eventlog.contract import Record
+from mesh import clients, server
+from mesh.clients import Metadata
+from mesh.server import Process
+from mesh.settings import Settings
+from storage import tweet_cache, valkey
+from storage.followers import Change, FollowerStore
+from storage.timelines import TimelineStore, encode
+from storage.valkey import Valkey
+
+GROUP = "fanout"
+
+
+class FanoutWorker:
+    """Handles batches of events. `deliveries` counts the entries inserted since the start."""
+
+    def __init__(
+        self,
+        *,
+        cache: Valkey,
+        followers: FollowerStore,
+        timelines: TimelineStore,
+        directory: "graph_pb2_grpc.FollowerDirectoryServiceAsyncStub",
+        metadata: Metadata,
+        settings: Settings,
+    ) -> None:
+        self._cache = cache
+        self._followers = followers
+        self._timelines = timelines
+        self._directory = directory
+        self._metadata = metadata
+        self._shards = settings.timeline_shards
+        self.deliveries = 0
+
+    async def handle(self, records: Sequence[Record]) -> None:
+        """Applies events. Raises FencedOut where a newer owner of a partition was here, and what
+        Valkey and graph_server raise when they are away."""
+        changes: dict[tuple[int, int, int], list[Change]] = defaultdict(list)
+        first_pulled = False
+        stale: dict[int, bytes] = {}
+        for record in records:
+            event = events_pb2.Event.FromString(record.payload)
+            for shard, change in self._changes(event):
+                changes[record.partition, record.fence, shard].append(change)
+            first_pulled |= event.tweet_created.first_pulled
+            for change in (*event.tweet_created.changed, *event.tweet_deleted.changed):
+                # Two partitions may bring versions of one tweet in any order; the greatest counts.
+                version = tweet_cache.stale(change.version)
+                stale[change.tweet_id] = max(version, stale.get(change.tweet_id, b""))
+        if stale:
+            await tweet_cache.put(self._cache, stale)
+        if first_pulled:
+            await self._timelines.drop_pulled_token()
+        load = _OnceEach(self._load)
+        # All are awaited, also when one fails: nothing of this batch may run beside its repetition.
+        applied = await asyncio.gather(
+            *(
+                self._followers.apply(
+                    shard=shard,
+                    partition=partition,
+                    fence=fence,
+                    changes=shard_changes,
+                    load=lambda author, shard=shard: self._of_shard(load, author, shard),
+                )
+                for (partition, fence, shard), shard_changes in changes.items()
+            ),
+            return_exceptions=True,
+        )
+        for outcome in applied:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            self.deliveries += outcome
+
+    def _changes(self, event: events_pb2.Event) -> list[tuple[int, Change]]:
+        """Returns what an event changes, with the shard of each change."""
+        match event.WhichOneof("kind"):
+            case "tweet_created":
+                created = event.tweet_created
+                return self._entry_changes(created.entry, created.delivery, added=True)
+            case "tweet_deleted":
+                deleted = event.tweet_deleted
+                return self._entry_changes(deleted.entry, deleted.delivery, added=False)
+            case "user_followed":
+                followed = event.user_followed
+                return [self._follow_change("follow", followed.follower_id, followed.followee_id)]
+            case "user_unfollowed":
+                gone = event.user_unfollowed
+                return [self._follow_change("unfollow", gone.follower_id, gone.followee_id)]
+            case _:
+                return []
+
+    def _entry_changes(
+        self, entry: events_pb2.TimelineEntry, delivery: int, *, added: bool
+    ) -> list[tuple[int, Change]]:
+        author, argument = UserId(entry.author_id), encode(_entry(entry))
+        home = shard_of(author, self._shards)
+        changes = [(home, Change("timeline" if added else "untimeline", author, argument))]
+        if delivery == events_pb2.DELIVERY_PULL:
+            changes.append((home, Change("recent" if added else "unrecent", author, argument)))
+        else:
+            op = "push" if added else "remove"
+            changes += [(shard, Change(op, author, argument)) for shard in range(self._shards)]
+        return changes
+
+    def _follow_change(self, op: str, follower: int, followee: int) -> tuple[int, Change]:
+        shard = shard_of(UserId(follower), self._shards)
+        return shard, Change(op, UserId(followee), str(follower).encode())
+
+    async def _of_shard(self, load: "_OnceEach", author: UserId, shard: int) -> list[int]:
+        followers = await load(author)
+        return [user for user in followers if shard_of(UserId(user), self._shards) == shard]
+
+    async def _load(self, author: UserId) -> list[int]:
+        """Asks graph_server for all followers. What it answers may be ahead of the events in hand,
+        which then change nothing when they come."""
+        followers: list[int] = []
+        after = 0
+        while True:
+            answer = await self._directory.ListFollowerIds(
+                graph_pb2.ListFollowerIdsRequest(user_id=author, after_id=after),
+                metadata=self._metadata,
+            )
+            followers += answer.ids
+            if not answer.has_more:
+                return followers
+            after = answer.ids[-1]
+
+
+class _OnceEach:
+    """Asks for the followers of each author once in a batch, however many shards miss them."""
+
+    def __init__(self, load: Callable[[UserId], Coroutine[Any, Any, list[int]]]) -> None:
+        self._load = load
+        self._asked: dict[UserId, asyncio.Future[list[int]]] = {}
+
+    async def __call__(self, author: UserId) -> list[int]:
+        if author not in self._asked:
+            self._asked[author] = asyncio.ensure_future(self._load(author))
+        return await self._asked[author]
+
+
+def _entry(message: events_pb2.TimelineEntry) -> Entry:
+    other = message.original_author_id or message.replied_author_id
+    return (
+        TweetId(message.tweet_id),
+        UserId(message.author_id),
+        TweetId(message.original_id),
+        UserId(other),
+    )
+
+
+@asynccontextmanager
+async def open_worker(settings: Settings) -> AsyncGenerator[FanoutWorker]:
+    """Opens the handler of the group."""
+    async with AsyncExitStack() as stack:
+        cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
+        channel = await stack.enter_async_context(
+            clients.channel(settings.graph_target, "chirp.v1.FollowerDirectoryService")
+        )
+        yield FanoutWorker(
+            cache=cache,
+            followers=FollowerStore(cache, settings),
+            timelines=TimelineStore(cache, settings),
+            directory=graph_pb2_grpc.FollowerDirectoryServiceStub(channel),
+            metadata=clients.service_metadata(settings),
+            settings=settings,
+        )
+
+
+@asynccontextmanager
+async def open_process(settings: Settings) -> AsyncGenerator[Process]:
+    """Opens the worker's process."""
+    async with (
+        open_worker(settings) as worker,
+        runner.open_runner(settings, GROUP, worker) as group,
+    ):
+        yield Process(loops=[group.run])
+
+
+if __name__ == "__main__":
+    server.main("fanout_worker", open_process)

@@ -1,0 +1,196 @@
+"""The outbox relay: moves committed events from PostgreSQL to the event log, at least once, in the
+order of the outbox ids of each key, which is the order of the commits.
+
+ 1. One relay leads: it holds an advisory lock on the one connection that it works on. When that
+    dies, so does the lock, and a standby takes over.
+ 2. It takes a fence from PostgreSQL and claims the log with it. From then on an older relay that
+    wakes up can neither append nor mark.
+ 3. Again and again: the first unsent rows by id are appended, then marked as sent, together with
+    how far the log reaches now. Dying between the two repeats a stretch, and loses nothing.
+ 4. When the log does not reach as far as was marked, it lost records: all rows of the last
+    `outbox_keep_hours` are marked unsent, the log starts over, and they are sent again by id.
+    Nothing is sent before the last is unmarked, so that no new event overtakes an old one.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+
+import psycopg
+
+from eventlog.contract import EventLog, Fenced, LogLost, Outgoing, RecordsMissed
+from eventlog.outages import Backoff, is_outage
+from eventlog.valkey_streams import open_log
+from mesh import server
+from mesh.settings import Settings
+from storage import database, outbox, purges
+from storage.database import Connection, Pool
+
+ROWS_PER_APPEND = 1_000  # about 25 ms of work from PostgreSQL to the mark
+ROWS_PER_UNMARK = 10_000
+ROWS_PER_DELETE = 1_000
+STANDBY_REST_S = 0.25
+CHECK_EVERY_S = 1.0
+TIDY_EVERY_S = 10.0
+# The longer the outbox stays empty, the longer the rest, up to this multiple of the setting.
+REST_GROWTH, REST_GROWTH_MAX = 1.1, 2.0
+# A consumer that is slower than the log for good would have it filled again without end.
+REFILL_FOR_CONSUMER_EVERY_S = 600.0
+
+log = logging.getLogger(__name__)
+
+
+class Relay:
+    """One relay: `run` stands by, leads and goes on for ever; `take_over` and `step` are its
+    parts, for one that is stepped by hand."""
+
+    def __init__(self, pool: Pool, event_log: EventLog, settings: Settings) -> None:
+        self._pool = pool
+        self._event_log = event_log
+        self._settings = settings
+        self._fence = 0
+        self._refilled_for_consumer_at = float("-inf")
+
+    async def run(self) -> None:
+        """Works until cancelled. Waits while PostgreSQL or the log is away, or another leads."""
+        backoff = Backoff()
+        while True:
+            try:
+                async with self._pool.connection() as connection:
+                    if not await outbox.try_lead(connection):
+                        await asyncio.sleep(STANDBY_REST_S)
+                        continue
+                    try:
+                        await self._check_partitions()
+                        await self.take_over(connection)
+                        log.info("this relay leads, fence %d", self._fence)
+                        await self._lead(connection, backoff)
+                    finally:
+                        # On a connection that died this fails, and the lock died with it.
+                        with suppress(psycopg.Error):
+                            await outbox.stop_leading(connection)
+            except Fenced as error:
+                log.warning("stands by again: %s", error)
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                if backoff.fresh:
+                    log.warning("the relay waits: %s: %s", type(error).__name__, error)
+            await backoff.wait()
+
+    async def take_over(self, connection: Connection) -> None:
+        """Makes this the relay that may append and mark; fills a log that lost records again."""
+        lead = await outbox.take_fence(connection)
+        self._fence = lead.fence
+        if lead.refilling:
+            await self._refill(connection)
+            return
+        try:
+            await self._event_log.claim(fence=lead.fence, tail=lead.tail)
+        except LogLost as error:
+            log.warning("the event log lost records, it starts over: %s", error)
+            await self._refill(connection)
+
+    async def step(self, connection: Connection) -> int:
+        """Sends the first unsent rows, up to 1,000; returns how many. Raises Fenced."""
+        rows = await outbox.fetch_unsent(connection, ROWS_PER_APPEND)
+        if not rows:
+            return 0
+        try:
+            records = [Outgoing(row.partition_key, row.payload) for row in rows]
+            await self._event_log.append(records, fence=self._fence)
+        except LogLost as error:
+            log.warning("the event log lost records, it starts over: %s", error)
+            await self._refill(connection)
+            return 0
+        marked = await outbox.mark_sent(
+            connection, [row.id for row in rows], fence=self._fence, tail=self._event_log.tail
+        )
+        if not marked:
+            raise Fenced("another relay took a higher fence")
+        return len(rows)
+
+    async def check(self, connection: Connection) -> None:
+        """Asks the log whether it still holds everything; fills it again where it does not."""
+        try:
+            await self._event_log.check()
+        except RecordsMissed as error:
+            now = time.monotonic()
+            if now - self._refilled_for_consumer_at < REFILL_FOR_CONSUMER_EVERY_S:
+                return
+            self._refilled_for_consumer_at = now
+            log.warning("the event log starts over for a consumer that fell behind: %s", error)
+            await self._refill(connection)
+        except LogLost as error:
+            log.warning("the event log lost records, it starts over: %s", error)
+            await self._refill(connection)
+
+    async def tidy(self, connection: Connection) -> bool:
+        """Deletes one bounded step of what was sent long ago; returns whether there is more."""
+        deleted = await outbox.delete_sent(
+            connection, keep_hours=self._settings.outbox_keep_hours, limit=ROWS_PER_DELETE
+        )
+        if deleted == ROWS_PER_DELETE:
+            return True
+        await purges.delete_old(self._pool)
+        return False
+
+    async def _check_partitions(self) -> None:
+        # One key's records in two partitions would lose their order.
+        asked = str(self._event_log.partitions)
+        fixed = await database.fix_fact(self._pool, "eventlog_partitions", asked)
+        if fixed != asked:
+            raise ValueError(
+                f"CHIRP_EVENTLOG_PARTITIONS is {asked}, but this database began with {fixed}"
+            )
+
+    async def _lead(self, connection: Connection, backoff: Backoff) -> None:
+        poll_s = self._settings.outbox_poll_ms / 1000
+        rest_s = poll_s
+        check_at = tidy_at = 0.0
+        while True:
+            sent = await self.step(connection)
+            backoff.reset()
+            now = time.monotonic()
+            if now >= check_at:
+                await self.check(connection)
+                check_at = now + CHECK_EVERY_S
+            if now >= tidy_at:
+                more = await self.tidy(connection)
+                tidy_at = now + (0 if more else TIDY_EVERY_S)
+            rest_s = poll_s if sent else min(rest_s * REST_GROWTH, poll_s * REST_GROWTH_MAX)
+            if sent < ROWS_PER_APPEND:
+                await asyncio.sleep(rest_s)
+
+    async def _refill(self, connection: Connection) -> None:
+        self._fence = (await outbox.take_fence(connection)).fence
+        if not await outbox.begin_refill(connection, fence=self._fence):
+            raise Fenced("another relay took a higher fence")
+        rows = 0
+        while unmarked := await outbox.unmark(
+            connection,
+            fence=self._fence,
+            keep_hours=self._settings.outbox_keep_hours,
+            limit=ROWS_PER_UNMARK,
+        ):
+            rows += unmarked
+        await self._event_log.start_over(fence=self._fence)
+        if not await outbox.end_refill(connection, fence=self._fence, tail=self._event_log.tail):
+            raise Fenced("another relay took a higher fence")
+        log.info("the event log starts over; %d events of the outbox are sent again", rows)
+
+
+@asynccontextmanager
+async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
+    """Opens the relay's process."""
+    async with (
+        database.open_pool(settings, size_max=2) as pool,
+        open_log(settings) as event_log,
+    ):
+        yield server.Process(loops=[Relay(pool, event_log, settings).run])
+
+
+if __name__ == "__main__":
+    server.main("outbox_relay", open_process)
