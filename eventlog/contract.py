@@ -144,6 +144,10 @@ class EventLog(Protocol):
         after the log was started over; 0 exactly when the group has committed everything."""
         ...
 
+    async def backlog(self) -> int:
+        """The highest lag of any partition, over the groups that have members now."""
+        ...
+
 
 class Handler(Protocol):
     """What a consumer group does with records."""

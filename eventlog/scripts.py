@@ -5,6 +5,7 @@
     eventlog:{p3}:head                hash: epoch, n (last appended in it), fence (highest writer),
                                       refill (set by a consumer that missed records)
     eventlog:{p3}:group:<group>       hash: owner, until (ms, server's clock), fence, position
+    eventlog:groups                   set: names of all groups that ever had a member
     eventlog:{g:<group>}:members      sorted set: member, by when it is taken for dead (ms)
     eventlog:{g:<group>}:notice       stream of at most one entry: wakes members that poll
     eventlog:{g:<group>}:deadletters  hash: id of the letter -> letter (JSON)
@@ -20,6 +21,7 @@ since 1970, below 2^51.
 """
 
 FIELD_KEY, FIELD_PAYLOAD = b"k", b"p"
+GROUPS_KEY = "eventlog:groups"
 
 CLAIM = """
 -- Takes a partition's head for a writer. With start_over, begins a new epoch.
@@ -112,6 +114,7 @@ MEMBERS = """
 local now = redis.call('TIME')
 local now_ms = now[1] * 1000 + math.floor(now[2] / 1000)
 redis.call('ZADD', KEYS[1], string.format('%.0f', now_ms + tonumber(ARGV[2])), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now_ms))
 local members = redis.call('ZRANGE', KEYS[1], 0, -1)
 table.sort(members)

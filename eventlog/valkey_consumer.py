@@ -156,6 +156,8 @@ class ValkeyConsumer:
         if not self._joined:
             await client.notify(self._valkey, self._group)
             self._joined = True
+        # Each time, since a lost log forgets it.
+        await cast(Any, self._valkey).sadd(scripts.GROUPS_KEY, self._group)
         await self._renew()
         rank = members.index(self._token)
         share, more = divmod(self._partitions, len(members))
@@ -255,7 +257,11 @@ class ValkeyConsumer:
             positions.render(before),
             positions.render(found),
         )
-        await cast(Any, self._valkey).hset(scripts.head_key(partition), "refill", "1")
+        key = scripts.head_key(partition)
+        epoch = await cast(Any, self._valkey).hget(key, "epoch")
+        # A hole in what was before the last refill is filled already.
+        if epoch is not None and int(epoch) == found[0]:
+            await cast(Any, self._valkey).hset(key, "refill", "1")
 
     async def _members(self) -> list[str]:
         key = scripts.members_key(self._group)

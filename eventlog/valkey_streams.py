@@ -128,6 +128,16 @@ class ValkeyStreams:
             )
         return lags
 
+    async def backlog(self) -> int:
+        """See EventLog."""
+        valkey = cast(Any, self._valkey)
+        highest = 0
+        for name in await valkey.smembers(scripts.GROUPS_KEY):
+            group = name.decode()
+            if await valkey.exists(scripts.members_key(group)):
+                highest = max(highest, *(await self.lag(group)).values())
+        return highest
+
     async def _adopt(self, fence: int) -> None:
         # Where nothing was ever written, a first epoch begins.
         found = await self._take_heads(fence, start_over=False)

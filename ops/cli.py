@@ -1,5 +1,6 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` is quick."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +17,13 @@ REPLICAS_MAX = 16
 
 
 def main() -> None:
-    """Runs the command line."""
-    app()
+    """Runs the command line. What a user can put right is said in one line."""
+    try:
+        app()
+    except Exception as error:
+        if not _is_the_users(error):
+            raise
+        sys.exit(f"chirp: {error}")
 
 
 @app.command()
@@ -42,7 +48,7 @@ def migrate() -> None:
     from ops import stack
     from storage import database
 
-    settings = stack.settings()
+    settings = stack.running()
     tokens.ensure_keys(settings)
     for name in asyncio.run(database.migrate(settings.database_url)):
         typer.echo(f"applied {name}")
@@ -80,7 +86,71 @@ def token(
 
     from ops import mint, stack
 
-    typer.echo(asyncio.run(mint.token(stack.settings(), user)))
+    typer.echo(asyncio.run(mint.token(stack.running(), user)))
+
+
+deadletters = typer.Typer(
+    help="What consumers could not handle: list it, try it again, throw it away.",
+    invoke_without_command=True,
+)
+app.add_typer(deadletters, name="deadletters")
+
+Group = Annotated[str, typer.Argument(help="The consumer group, such as fanout.")]
+
+
+@deadletters.callback()
+def list_deadletters(
+    context: typer.Context,
+    group: Annotated[str | None, typer.Option(help="Of this consumer group only.")] = None,
+) -> None:
+    """Show the dead letters, where no command says otherwise."""
+    if context.invoked_subcommand is not None:
+        return
+    import asyncio
+
+    from rich.console import Console
+
+    from ops import deadletters as module
+    from ops import stack
+
+    Console().print(asyncio.run(module.list_letters(stack.running(), group)))
+
+
+@deadletters.command()
+def redrive(
+    group: Group,
+    ids: Annotated[list[str] | None, typer.Argument(help="Of these only; else all.")] = None,
+) -> None:
+    """Have the group's workers handle letters again."""
+    import asyncio
+
+    from ops import deadletters as module
+    from ops import stack
+
+    count = asyncio.run(module.redrive(stack.running(), group, ids or None))
+    typer.echo(f"{count} to be tried again; `chirp deadletters` shows those that fail")
+
+
+@deadletters.command()
+def discard(
+    group: Group,
+    ids: Annotated[list[str], typer.Argument(help="The letters, as the list names them.")],
+) -> None:
+    """Throw letters away, for ever."""
+    import asyncio
+
+    from ops import deadletters as module
+    from ops import stack
+
+    typer.echo(f"{asyncio.run(module.discard(stack.running(), group, ids))} discarded")
+
+
+def _is_the_users(error: Exception) -> bool:
+    import psycopg
+
+    from domain.errors import ChirpError
+
+    return isinstance(error, OSError | LookupError | psycopg.OperationalError | ChirpError)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ What the environment sets comes first, so the same commands work on outside serv
 passwords, so its owner alone may read it, and it goes when the stack stops.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from mesh import settings as settings_module
 from mesh.settings import Settings
+from ops import probes
 
 STACK_FILE = "stack.json"
 
@@ -50,6 +52,17 @@ def settings() -> Settings:
         if name not in os.environ
     }
     return Settings(**told)
+
+
+def running() -> Settings:
+    """Returns `settings()` once PostgreSQL answers; exits with one clear line where it does not."""
+    found = settings()
+    if not asyncio.run(probes.postgres_answers(found.database_url)):
+        raise SystemExit(
+            "chirp: PostgreSQL does not answer: start `chirp up` (with the same CHIRP_DATA),"
+            " or set CHIRP_DATABASE_URL and the other addresses"
+        )
+    return found
 
 
 def gateway_url() -> str:

@@ -27,11 +27,13 @@ class Unsent:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """What a relay takes over: its fence, how far the log reached, whether a refill is due."""
+    """What a relay takes over: its fence, how far the log reached, whether a refill is to begin,
+    and up to which id the last one goes."""
 
     fence: int
     tail: str
     refilling: bool
+    refill_to: int
 
 
 async def insert(connection: Connection, *, partition_key: int, payload: bytes) -> None:
@@ -76,11 +78,11 @@ async def take_fence(connection: Connection) -> Lead:
     cursor = await connection.execute(
         "UPDATE event_log SET fence ="
         " greatest(fence + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)"
-        " RETURNING fence, tail, refilling"
+        " RETURNING fence, tail, refilling, refill_to"
     )
     row = await cursor.fetchone()
     assert row is not None
-    return Lead(int(row[0]), str(row[1]), bool(row[2]))
+    return Lead(int(row[0]), str(row[1]), bool(row[2]), int(row[3]))
 
 
 async def begin_refill(connection: Connection, *, fence: int) -> bool:
@@ -103,12 +105,17 @@ async def unmark(connection: Connection, *, fence: int, keep_hours: int, limit: 
     return cursor.rowcount
 
 
-async def end_refill(connection: Connection, *, fence: int, tail: str) -> bool:
-    """Records that all rows to send again are unsent now, and the log starts at `tail`."""
+async def end_unmarking(connection: Connection, *, fence: int, tail: str) -> int | None:
+    """Records that all rows to send again are unsent now, and the log starts at `tail`. Returns
+    the newest id, where the refill ends; None where the fence is no longer the highest."""
     cursor = await connection.execute(
-        "UPDATE event_log SET refilling = false, tail = %s WHERE fence = %s", (tail, fence)
+        "UPDATE event_log SET refilling = false, tail = %s,"
+        " refill_to = (SELECT coalesce(max(id), 0) FROM outbox)"
+        " WHERE fence = %s RETURNING refill_to",
+        (tail, fence),
     )
-    return cursor.rowcount == 1
+    row = await cursor.fetchone()
+    return int(row[0]) if row else None
 
 
 async def fetch_unsent(connection: Connection, limit: int) -> list[Unsent]:

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -64,6 +64,21 @@ def backing() -> Iterator[Settings]:
 @pytest_asyncio.fixture
 async def settings(backing: Settings) -> AsyncGenerator[Settings]:
     """The settings of one test: a database cloned from the template, an empty cache and log."""
+    async with _fresh(backing) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def settings_sync(backing: Settings) -> Iterator[Settings]:
+    """The same for a test that runs an event loop of its own."""
+    with asyncio.Runner() as runner:
+        context = _fresh(backing)
+        yield runner.run(context.__aenter__())
+        runner.run(context.__aexit__(None, None, None))
+
+
+@asynccontextmanager
+async def _fresh(backing: Settings) -> AsyncGenerator[Settings]:
     name = f"test_{os.getpid()}_{next(_numbers)}"
     base = backing.database_url.rsplit("/", 1)[0]
     async with await psycopg.AsyncConnection.connect(

@@ -17,6 +17,7 @@ from chirp.v1 import (
 )
 
 from eventlog import runner
+from eventlog.contract import EventLog
 from eventlog.runner import Runner
 from mesh.clients import Metadata
 from mesh.settings import Settings
@@ -45,6 +46,7 @@ class World:
     tweets: "tweet_pb2_grpc.TweetServiceAsyncStub"
     timelines: "timeline_pb2_grpc.TimelineServiceAsyncStub"
     graph: "graph_pb2_grpc.GraphServiceAsyncStub"
+    event_log: EventLog
     relay: Relay
     relay_connection: Connection
     worker: FanoutWorker
@@ -109,6 +111,10 @@ class World:
         while await self.relay.step(self.relay_connection):
             pass
 
+    async def rewind(self) -> None:
+        """Lets fan-out begin again with the oldest record of the log."""
+        await self.event_log.rewind(fanout_worker.GROUP)
+
     async def drain(self) -> None:
         """Moves everything committed through the log and fan-out."""
         deadline = time.monotonic() + 20
@@ -161,6 +167,7 @@ async def open_world(settings: Settings) -> AsyncGenerator[World]:
             tweets=tweet_pb2_grpc.TweetServiceStub(channels["tweet"]),
             timelines=timeline_pb2_grpc.TimelineServiceStub(channels["timeline"]),
             graph=graph_pb2_grpc.GraphServiceStub(channels["graph"]),
+            event_log=event_log,
             relay=relay,
             relay_connection=relay_connection,
             worker=worker,

@@ -9,14 +9,15 @@ order of the outbox ids of each key, which is the order of the commits.
     how far the log reaches now. Dying between the two repeats a stretch, and loses nothing.
  4. When the log does not reach as far as was marked, it lost records: all rows of the last
     `outbox_keep_hours` are marked unsent, the log starts over, and they are sent again by id.
-    Nothing is sent before the last is unmarked, so that no new event overtakes an old one.
+    Nothing is sent before the last is unmarked, so that no new event overtakes an old one. Those
+    rows go no faster than the consumers read.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import psycopg
 
@@ -38,6 +39,9 @@ TIDY_EVERY_S = 10.0
 REST_GROWTH, REST_GROWTH_MAX = 1.1, 2.0
 # A consumer that is slower than the log for good would have it filled again without end.
 REFILL_FOR_CONSUMER_EVERY_S = 600.0
+# A refill waits for its readers, but one that stands still does not keep events from the others.
+REFILL_REST_S = 0.02
+REFILL_HOLD_MAX_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +55,8 @@ class Relay:
         self._event_log = event_log
         self._settings = settings
         self._fence = 0
+        self._refill_to = 0
+        self._rows_max = min(ROWS_PER_APPEND, settings.eventlog_retention_records // 4)
         self._refilled_for_consumer_at = float("-inf")
 
     async def run(self) -> None:
@@ -68,9 +74,7 @@ class Relay:
                         log.info("this relay leads, fence %d", self._fence)
                         await self._lead(connection, backoff)
                     finally:
-                        # On a connection that died this fails, and the lock died with it.
-                        with suppress(psycopg.Error):
-                            await outbox.stop_leading(connection)
+                        await _stop_leading(connection)
             except Fenced as error:
                 log.warning("stands by again: %s", error)
             except Exception as error:
@@ -84,6 +88,7 @@ class Relay:
         """Makes this the relay that may append and mark; fills a log that lost records again."""
         lead = await outbox.take_fence(connection)
         self._fence = lead.fence
+        self._refill_to = lead.refill_to
         if lead.refilling:
             await self._refill(connection)
             return
@@ -95,9 +100,11 @@ class Relay:
 
     async def step(self, connection: Connection) -> int:
         """Sends the first unsent rows, up to 1,000; returns how many. Raises Fenced."""
-        rows = await outbox.fetch_unsent(connection, ROWS_PER_APPEND)
+        rows = await outbox.fetch_unsent(connection, self._rows_max)
         if not rows:
             return 0
+        if rows[0].id <= self._refill_to:
+            await self._wait_for_readers()
         try:
             records = [Outgoing(row.partition_key, row.payload) for row in rows]
             await self._event_log.append(records, fence=self._fence)
@@ -161,8 +168,18 @@ class Relay:
                 more = await self.tidy(connection)
                 tidy_at = now + (0 if more else TIDY_EVERY_S)
             rest_s = poll_s if sent else min(rest_s * REST_GROWTH, poll_s * REST_GROWTH_MAX)
-            if sent < ROWS_PER_APPEND:
+            if sent < self._rows_max:
                 await asyncio.sleep(rest_s)
+
+    async def _wait_for_readers(self) -> None:
+        # A refill is faster than its readers: unpaced, it would trim what they have yet to read.
+        deadline = time.monotonic() + REFILL_HOLD_MAX_S
+        while await self._event_log.backlog() > self._settings.eventlog_retention_records // 2:
+            if time.monotonic() > deadline:
+                log.error("the refill goes on without waiting: a consumer group stands still")
+                self._refill_to = 0
+                return
+            await asyncio.sleep(REFILL_REST_S)
 
     async def _refill(self, connection: Connection) -> None:
         self._fence = (await outbox.take_fence(connection)).fence
@@ -177,9 +194,21 @@ class Relay:
         ):
             rows += unmarked
         await self._event_log.start_over(fence=self._fence)
-        if not await outbox.end_refill(connection, fence=self._fence, tail=self._event_log.tail):
+        newest = await outbox.end_unmarking(
+            connection, fence=self._fence, tail=self._event_log.tail
+        )
+        if newest is None:
             raise Fenced("another relay took a higher fence")
+        self._refill_to = newest
         log.info("the event log starts over; %d events of the outbox are sent again", rows)
+
+
+async def _stop_leading(connection: Connection) -> None:
+    try:
+        await outbox.stop_leading(connection)
+    except psycopg.Error:
+        # The lock lives as long as the connection: it must not go back into the pool with it.
+        await connection.close()
 
 
 @asynccontextmanager

@@ -3,7 +3,8 @@ CREATE TABLE event_log (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     fence     bigint NOT NULL DEFAULT 0,        -- of the relay that leads; a lower one is refused
     tail      text NOT NULL DEFAULT '',         -- how far the log reached at the last mark
-    refilling boolean NOT NULL DEFAULT true     -- the log starts over: mark rows as unsent, then send
+    refilling boolean NOT NULL DEFAULT true,    -- the log starts over: mark rows as unsent, then send
+    refill_to bigint NOT NULL DEFAULT 0         -- ids up to here go no faster than consumers read
 );
 
 INSERT INTO event_log DEFAULT VALUES;

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -272,7 +273,8 @@ async def test_writers_survive_a_valkey_that_forgot_its_scripts(
 
 
 async def dump(settings: Settings) -> dict[bytes, bytes]:
-    async with redis.asyncio.Redis.from_url(settings.eventlog_url) as valkey:
+    async with redis.asyncio.Redis.from_url(settings.eventlog_url) as client:
+        valkey = cast(Any, client)
         return {key: await valkey.dump(key) async for key in valkey.scan_iter()}
 
 

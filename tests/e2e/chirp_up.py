@@ -27,13 +27,12 @@ class ChirpUp:
         self.data = data
         self.url = f"http://127.0.0.1:{port}"
         self._files = Path(tempfile.mkdtemp(prefix="chirp-up-"))
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("CHIRP_")}
         with (self._files / "out").open("wb") as out, (self._files / "err").open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "ops.cli", "up", *arguments],
                 cwd=ROOT,
                 env={
-                    **kept,
+                    **plain_environment(),
                     "CHIRP_DATA": str(data),
                     "CHIRP_PORT": str(port),
                     "CHIRP_SAMPLE": "0",
@@ -86,6 +85,12 @@ class ChirpUp:
         assert len(found) == 1, found
         return found[0]
 
+    def token(self, user: str) -> str:
+        """An access token of an account, by `chirp token`."""
+        done = run_chirp("token", user, CHIRP_DATA=str(self.data))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Stops it; returns the exit status."""
         self.process.send_signal(number)
@@ -131,6 +136,23 @@ def data_folder(mode: int = 0o755) -> Generator[Path]:
         if moved.exists():
             shutil.rmtree(moved.read_text().strip())
         shutil.rmtree(folder)
+
+
+def run_chirp(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line with these settings and no others."""
+    return subprocess.run(
+        [sys.executable, "-m", "ops.cli", *arguments],
+        cwd=ROOT,
+        env={**plain_environment(), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def plain_environment() -> dict[str, str]:
+    """The environment without settings of whoever runs the tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CHIRP_")}
 
 
 def descendants(process_id: int) -> list[int]:

@@ -8,12 +8,23 @@ from pathlib import Path
 
 import httpx
 import pytest
-from chirp_up import chirp_up, command_line, data_folder, descendants, wait_until_gone
+from chirp_up import (
+    chirp_up,
+    command_line,
+    data_folder,
+    descendants,
+    run_chirp,
+    wait_until_gone,
+)
 
 from ops import embedded
 
 ACCOUNT = {"username": "early_bird", "password": "correct horse"}
 STOP_WITHIN_S = 10.0
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
 
 
 @pytest.fixture
@@ -35,12 +46,14 @@ def test_starts_answers_stops_in_time_leaves_nothing_and_keeps_the_data(
         children = descendants(up.process.pid)
         signed_up = httpx.post(f"{up.url}/api/users", json=ACCOUNT)
         health = up.health()
+        me = httpx.get(f"{up.url}/api/me", headers=bearer(up.token(ACCOUNT["username"])))
         before = time.monotonic()
         status = up.stop()
         stopped_after_s = time.monotonic() - before
 
     assert health == 200
     assert signed_up.status_code == 200
+    assert me.json()["username"] == ACCOUNT["username"]
     assert status == 0
     assert stopped_after_s < STOP_WITHIN_S
     assert len(children) >= 9
@@ -53,6 +66,23 @@ def test_starts_answers_stops_in_time_leaves_nothing_and_keeps_the_data(
 
     assert signed_in.status_code == 200
     assert signed_in.json()["user"]["id"] == signed_up.json()["user"]["id"]
+
+
+def test_commands_say_how_to_reach_a_stack_where_none_runs(data: Path) -> None:
+    done = run_chirp("token", "nobody", CHIRP_DATA=str(data))
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("chirp: PostgreSQL does not answer: start `chirp up`")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_is_quick() -> None:
+    before = time.monotonic()
+    done = run_chirp("--help")
+
+    assert done.returncode == 0
+    # 0.15 s on its own; anything heavy imported at the top makes it well over a second.
+    assert time.monotonic() - before < 1
 
 
 def test_the_printed_lines_work_as_pasted(data: Path, port: int) -> None:

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 import redis.asyncio
 
 from eventlog import valkey_streams
-from eventlog.contract import Fenced
+from eventlog.contract import Fenced, Record
 from eventlog.valkey_streams import ValkeyStreams
 from mesh.settings import Settings
 from storage import database, outbox
@@ -77,7 +78,7 @@ async def appended(settings: Settings, key: int) -> list[str]:
     found: list[tuple[tuple[int, int], str]] = []
     async with redis.asyncio.Redis.from_url(settings.eventlog_url, protocol=2) as valkey:
         for partition in range(settings.eventlog_partitions):
-            entries = await valkey.xrange(f"eventlog:{{p{partition}}}")
+            entries = await cast(Any, valkey).xrange(f"eventlog:{{p{partition}}}")
             for name, fields in entries:
                 epoch, _, count = name.decode().partition("-")
                 if int(fields[b"k"]) == key:
@@ -284,6 +285,36 @@ async def test_a_refill_that_was_interrupted_is_finished_by_the_next_relay(
         await until_sent(pool)
 
     assert (await appended(settings, 1))[-3:] == ["1", "2", "3"]
+
+
+async def test_a_consumer_that_was_overrun_gets_everything_again(
+    settings: Settings, pool: Pool
+) -> None:
+    small = settings.model_copy(update={"eventlog_retention_records": 1_000})
+    async with (
+        valkey_streams.open_log(small) as log,
+        log.consumer("fanout", "a") as consumer,
+        running(small),
+    ):
+        await post(pool, 1, "first")
+        records: list[Record] = []
+        while not records:
+            records = await consumer.poll(10, 100)
+        await consumer.commit(records[0].partition, records[0].position)
+        await post(pool, 1, *map(str, range(3_000)))
+        await until_sent(pool)
+
+        seen: list[str] = []
+
+        async def sent_again() -> bool:
+            for record in await consumer.poll(100, 100):
+                seen.append(record.payload.decode())
+                await consumer.commit(record.partition, record.position)
+            return seen[-1:] == ["2999"] and "first" in seen
+
+        await until(sent_again)
+
+    assert seen[seen.index("first") :] == ["first", *map(str, range(3_000))]
 
 
 async def test_rows_sent_long_ago_are_deleted_and_others_are_not(

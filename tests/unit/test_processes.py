@@ -1,0 +1,58 @@
+import importlib.util
+
+import pytest
+
+from mesh.settings import Settings
+from ops import gateway, processes
+from ops.children import RESTART_DELAY_MAX_S, RESTART_DELAY_S, restart_delay_s
+from ops.processes import KINDS, ProcessKind
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_process_of_the_table_has_a_module(kind: ProcessKind) -> None:
+    assert importlib.util.find_spec(kind.module) is not None
+
+
+def test_every_environment_variable_of_the_table_is_a_setting() -> None:
+    told = processes.process_environment(_addresses(), "127.0.0.1:50051")
+
+    settings = Settings.model_fields
+    assert all(name.removeprefix("CHIRP_").lower() in settings for name in told)
+
+
+def test_the_gateway_knows_a_cluster_for_every_process() -> None:
+    fields = gateway.Gateway.__dataclass_fields__
+
+    assert all(kind.name in fields for kind in KINDS)
+    assert gateway.GRPC_PORT == processes.CONTAINER_PORT
+
+
+def test_the_target_of_several_replicas_lists_them_all() -> None:
+    ports = {kind.name: [21001, 21002] for kind in KINDS}
+
+    targets = processes.targets(ports)
+
+    assert targets["CHIRP_TWEET_TARGET"] == "ipv4:127.0.0.1:21001,127.0.0.1:21002"
+    assert set(targets) == {kind.target for kind in KINDS if kind.is_server}
+
+
+def test_restarts_wait_longer_each_time_up_to_a_limit() -> None:
+    delays = [restart_delay_s(failures, jitter=0) for failures in range(1, 50)]
+
+    assert delays[:3] == [RESTART_DELAY_S, 2 * RESTART_DELAY_S, 4 * RESTART_DELAY_S]
+    assert delays == sorted(delays)
+    assert delays[-1] == RESTART_DELAY_MAX_S
+
+
+def test_jitter_takes_up_to_half_of_the_wait_off() -> None:
+    assert restart_delay_s(1, jitter=1) == RESTART_DELAY_S / 2
+
+
+def _addresses() -> processes.Addresses:
+    return processes.Addresses(
+        keys=Settings().keys,
+        database_url="postgresql://",
+        valkey_url="redis://",
+        eventlog_url="redis://",
+        targets=processes.targets({kind.name: [1] for kind in KINDS}),
+    )
