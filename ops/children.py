@@ -175,8 +175,11 @@ class Child:
             )
             await asyncio.sleep(delay_s)
             await self._spawn()
-            if not await self._until_ready_or_dead():
+            problem = await self._until_ready_or_dead()
+            if not problem:
                 self._say(f"{self.name} runs again")
+            elif self._process.returncode is None:
+                self._say(f"{self.name} {problem}. Its log: {self._spec.log}")
 
     def _last_words(self) -> str:
         lines = tail(self._spec.log, self._log_start)

@@ -5,8 +5,7 @@ It starts, each when what it needs is ready:
     elsewhere (CHIRP_DATABASE_URL, CHIRP_VALKEY_URL, CHIRP_EVENTLOG_URL);
  2. the schema and the keys;
  3. the servers and the workers, N of each;
- 4. the gateway, so that it answers only when all are healthy;
- 5. on an empty database, the sample world.
+ 4. the gateway, so that it answers only when all are healthy.
 
 It stops in the opposite order, so that no process loses one that it calls: the gateway, the
 servers, the workers, the two Valkeys, PostgreSQL. A second Ctrl-C ends all at once.
@@ -17,7 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from mesh import tokens
 from mesh.settings import Settings
@@ -31,8 +30,8 @@ LOG_CHECK_S = 10.0
 
 
 def run(settings: Settings, *, replicas: int) -> int:
-    """Serves until SIGINT or SIGTERM; returns the exit status. Where it cannot start, it says in
-    one line what to do about it and leaves nothing running."""
+    """Serves until SIGINT, SIGTERM or SIGHUP; returns the exit status. Where it cannot start, it
+    says in one line what to do about it, and leaves nothing running."""
     try:
         return asyncio.run(_run(settings, replicas))
     except (StartError, OSError) as error:
@@ -73,6 +72,8 @@ async def _run(settings: Settings, replicas: int) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it is
+        loop.add_signal_handler(signal.SIGHUP, on_signal)
     try:
         await serving
     except asyncio.CancelledError:
@@ -91,7 +92,8 @@ async def _serve(supervisor: "Supervisor") -> None:
 
 
 def _say(text: str) -> None:
-    print(f"chirp: {text}", flush=True)
+    with suppress(OSError):  # the terminal may be gone, which is no reason to stop
+        print(f"chirp: {text}", flush=True)
 
 
 class Supervisor:
@@ -114,9 +116,10 @@ class Supervisor:
     async def running(self) -> AsyncGenerator[None]:
         """Runs everything; on leaving, stops it in order, also what had only begun to start.
         Raises StartError and OSError, with a text for the user."""
-        datafolder.check_port(self._settings.host, self._settings.port)
         with datafolder.opened(self._data) as lock:
             try:
+                # With the lock: a gateway that outlived a killed supervisor has gone by now.
+                datafolder.check_port(self._settings.host, self._settings.port)
                 await self._start(LocalStack(self._settings, replicas=self._replicas, lock=lock))
                 yield
             finally:
@@ -149,15 +152,7 @@ class Supervisor:
         addresses = local.addresses(
             database_url=postgres.url, valkey_url=cache.url, eventlog_url=eventlog.url
         )
-        outside = self._settings.model_copy(
-            update={
-                "keys": addresses.keys,
-                "database_url": postgres.url,
-                "valkey_url": cache.url,
-                "eventlog_url": eventlog.url,
-            }
-        )
-        tokens.ensure_keys(outside)
+        tokens.ensure_keys(self._settings.model_copy(update={"keys": addresses.keys}))
         await database.migrate(postgres.url)
         workers = local.replicas([kind for kind in KINDS if not kind.is_server], addresses)
         servers = local.replicas([kind for kind in KINDS if kind.is_server], addresses)
@@ -184,6 +179,6 @@ class Supervisor:
             process_id=os.getpid(),
             gateway=self.gateway_url,
             gateway_admin=f"http://127.0.0.1:{local.admin_port}",
-            settings={**tuned, **addresses.environment()},
+            settings={**tuned, **addresses.environment(), "CHIRP_DATA": str(self._data)},
             ports=local.ports,
         )

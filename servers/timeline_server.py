@@ -23,6 +23,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
     """Opens what the server needs, and binds its service."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(database.open_pool(settings))
+        await database.require_fact(pool, "timeline_shards", str(settings.timeline_shards))
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
         hot = await stack.enter_async_context(
             valkey_connection.open_connection(settings.valkey_url, settings.valkey_timeout_s)

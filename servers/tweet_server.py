@@ -20,6 +20,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
     """Opens what the server needs, and binds its services."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(database.open_pool(settings))
+        await database.require_fact(pool, "timeline_shards", str(settings.timeline_shards))
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
         ids = await stack.enter_async_context(snowflakes.lease(pool))
         channel = await stack.enter_async_context(

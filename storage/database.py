@@ -87,6 +87,16 @@ async def fix_fact(pool: Pool, name: str, value: str) -> str:
     return str(row[0])
 
 
+async def require_fact(pool: Pool, setting: str, value: str) -> None:
+    """Raises ValueError where a setting is not what this database began with: data lies where the
+    first value put it."""
+    fixed = await fix_fact(pool, setting, value)
+    if fixed != value:
+        raise ValueError(
+            f"CHIRP_{setting.upper()} is {value}, but this database began with {fixed}"
+        )
+
+
 def _migrations() -> list[tuple[str, str]]:
     folder = importlib.resources.files("storage.migrations")
     files = [file for file in folder.iterdir() if re.fullmatch(r"\d{4}_\w+\.sql", file.name)]

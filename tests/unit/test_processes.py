@@ -4,7 +4,6 @@ import pytest
 
 from mesh.settings import Settings
 from ops import gateway, processes
-from ops.children import RESTART_DELAY_MAX_S, RESTART_DELAY_S, restart_delay_s
 from ops.processes import KINDS, ProcessKind
 
 
@@ -34,18 +33,6 @@ def test_the_target_of_several_replicas_lists_them_all() -> None:
 
     assert targets["CHIRP_TWEET_TARGET"] == "ipv4:127.0.0.1:21001,127.0.0.1:21002"
     assert set(targets) == {kind.target for kind in KINDS if kind.is_server}
-
-
-def test_restarts_wait_longer_each_time_up_to_a_limit() -> None:
-    delays = [restart_delay_s(failures, jitter=0) for failures in range(1, 50)]
-
-    assert delays[:3] == [RESTART_DELAY_S, 2 * RESTART_DELAY_S, 4 * RESTART_DELAY_S]
-    assert delays == sorted(delays)
-    assert delays[-1] == RESTART_DELAY_MAX_S
-
-
-def test_jitter_takes_up_to_half_of_the_wait_off() -> None:
-    assert restart_delay_s(1, jitter=1) == RESTART_DELAY_S / 2
 
 
 def _addresses() -> processes.Addresses:

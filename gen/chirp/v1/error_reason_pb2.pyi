@@ -50,6 +50,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Something failed that should not; the log knows more. Example: a bug."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 13
     """The call took longer than its deadline. Example: a page that the database answers too slowly."""
+    ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 14
+    """No such route; the gateway says so. Example: GET /api/nothing."""
+    ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 15
+    """The body or the headers are too large; the gateway says so. Example: a body of 1 MB."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without the prefix stands in ErrorInfo.reason."""
@@ -82,4 +86,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12
 """Something failed that should not; the log knows more. Example: a bug."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 13
 """The call took longer than its deadline. Example: a page that the database answers too slowly."""
+ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 14
+"""No such route; the gateway says so. Example: GET /api/nothing."""
+ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 15
+"""The body or the headers are too large; the gateway says so. Example: a body of 1 MB."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
