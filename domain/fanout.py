@@ -1,5 +1,8 @@
-"""How a tweet reaches its readers. The way is stamped on the tweet when it commits, from the tier
-that its author has then; fan-out and readers obey the stamp, so a crossing needs no coordination."""
+"""How a tweet reaches its readers.
+
+The way is stamped on the tweet when it commits, from the tier that its author has then. Fan-out and
+readers obey the stamp, so an author who crosses a line needs no coordination.
+"""
 
 from enum import IntEnum
 

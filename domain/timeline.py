@@ -1,7 +1,8 @@
 """What a home timeline is made of, and which entries a reader sees: DESIGN section 1 as code.
 
-An entry says what the rules need without the tweet itself. A *window* is a run of candidates, newest
-first, that holds everything above its floor. Rules run when reading; windows hold candidates.
+An entry says what the rules need without the tweet itself. A *window* is a run of candidates,
+newest first, that holds everything above its floor. Rules run when reading; windows hold
+candidates.
 """
 
 import heapq

@@ -17,11 +17,14 @@ MENTIONS_MAX = 50  # accounts resolved in one tweet: 280 characters hold 56 name
 
 _URL = regex.compile(r"https?://\S+", regex.IGNORECASE)
 # A tag starts where no word, & (HTML entities) or / (paths) goes on, holds letters, marks, digits
-# and _, at least one of them no digit.
+# and _, at least one of them no digit. U+FF03 and U+FF20 are # and @ as East Asian keyboards
+# type them.
 _HASHTAG = regex.compile(
-    r"(?<![\p{L}\p{M}\p{N}_&/])[#＃]([\p{L}\p{M}\p{N}_]*[\p{L}_][\p{L}\p{M}\p{N}_]*)"
+    r"(?<![\p{L}\p{M}\p{N}_&/])[#\uff03]([\p{L}\p{M}\p{N}_]*[\p{L}_][\p{L}\p{M}\p{N}_]*)"
 )
-_MENTION = regex.compile(r"(?<![A-Za-z0-9_@＠/.&])[@＠]([A-Za-z0-9_]{3,50})(?![A-Za-z0-9_@])")
+_MENTION = regex.compile(
+    r"(?<![A-Za-z0-9_@\uff20/.&])[@\uff20]([A-Za-z0-9_]{3,50})(?![A-Za-z0-9_@])"
+)
 _REQUEST_ID = regex.compile(r"[\x21-\x7e]+")
 
 

@@ -78,7 +78,7 @@ def translate(error: BaseException, method: str) -> errors.ChirpError:
 
 
 def to_status(error: errors.ChirpError) -> status_pb2.Status:
-    """Returns the status with exactly one ErrorInfo, and BadRequest or RetryInfo where they help."""
+    """Returns the status: exactly one ErrorInfo, and BadRequest or RetryInfo where they help."""
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if isinstance(error, errors.InvalidArgument):
         details.append(

@@ -104,14 +104,14 @@ def _answering(path: str, method: Method, verifier: TokenVerifier) -> Any:
         try:
             metadata = cast(Any, context.invocation_metadata())
             return await method(request, Call(authenticate(metadata, rule, verifier)))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
             known = errors.translate(error, path)
         status = cast(Any, rpc_status.to_status(errors.to_status(known)))
         trailing = tuple(status.trailing_metadata)
         if isinstance(known, errors.RETRYABLE):
             # With the status, because abort() drops what was set before it.
             trailing = (*trailing, ("retry-after", str(errors.RETRY_AFTER_S)))
-        await context.abort(status.code, status.details, trailing)
+        return await context.abort(status.code, status.details, trailing)
 
     return answer
 

@@ -29,7 +29,7 @@ TOKEN_LENGTH_MAX = 4_096
 
 PRIVATE_KEY_FILE = "private.pem"
 JWKS_FILE = "jwks.json"
-SERVICE_TOKEN_FILE = "service.jwt"
+SERVICE_TOKEN_FILE = "service.jwt"  # noqa: S105 - the name of a file
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The skeleton of a home timeline: which entries stand on a page, before any tweet is fetched.
 
  1. One round trip to Valkey reads the head of the viewer's window, the tokens that vouch for what
-    this process knows of the viewer, and the recent entries of the followed authors that are pulled.
+    this process knows of the viewer, and the recent entries of the followed authors that have any
+    pulled tweets.
  2. Where a token does not match, the relations are read again, and step 1 is repeated.
  3. A window that is absent is rebuilt from PostgreSQL, once at a time.
  4. The windows are merged, and the rules cut the page out of them.

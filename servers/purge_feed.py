@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class PurgeFeed:
-    """Polls `purges` and tells the listeners. `forget_all` is called where it fell too far behind."""
+    """Polls `purges` and tells its listeners; they forget all where it fell too far behind."""
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
         self._pool = pool

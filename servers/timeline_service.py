@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from chirp.v1 import timeline_pb2
+
 from domain import paging
 from domain.errors import InvalidArgument, UserNotFound
 from domain.ids import UserId

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
+
 from mesh.clients import Metadata
 from mesh.settings import Settings
 from servers import tweet_records

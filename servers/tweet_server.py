@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from chirp.v1 import tweet_pb2, user_pb2_grpc
+
 from mesh import clients, rpc, server
 from mesh.server import Process
 from mesh.settings import Settings

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from chirp.v1 import events_pb2, tweet_pb2, user_pb2, user_pb2_grpc
+
 from domain import fanout
 from domain import tweet as rules
 from domain.errors import InvalidArgument, NotYours, TweetNotFound, Unauthenticated

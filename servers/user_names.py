@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from chirp.v1 import user_pb2, user_pb2_grpc
+
 from mesh.clients import Metadata
 from mesh.settings import Settings
 from servers import tweet_records

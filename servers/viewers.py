@@ -1,7 +1,7 @@
 """What the rules need to know of a viewer, kept in the process as long as it holds.
 
-A token in Valkey vouches for what is kept: it was set before PostgreSQL was read, and each change of
-a viewer's follows deletes it after it committed. A read of a timeline brings the token along.
+A token in Valkey vouches for what is kept: it was set before PostgreSQL was read, and each change
+of a viewer's follows deletes it after it committed. A read of a timeline brings the token along.
 """
 
 from collections import OrderedDict

@@ -3,8 +3,9 @@
     tweet:<id>   version (8 bytes, big-endian), then a serialised chirp.v1.TweetRecord
 
 The version orders writers: a reader that fetched an old record and stores it late does not replace
-a newer one. A change of a tweet stores the new version without a record: twice, when it is made and
-by its event, so that no crash leaves an old record behind. Everything may be lost; what is absent is asked of tweet_server.
+a newer one. A change of a tweet stores the new version without a record: twice, when it is made
+and by its event, so that no crash leaves an old record behind. Everything may be lost; what is
+absent is asked of tweet_server.
 """
 
 from collections.abc import Mapping

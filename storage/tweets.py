@@ -16,6 +16,7 @@ from domain.ids import TweetId, UserId
 from domain.tier import Tier
 from storage.database import Connection, Pool
 
+# Literal, as every statement here: the type checker refuses a built string.
 _COLUMNS: LiteralString = (
     "id, author_id, content, media_urls, hashtags, mentions, reply_to, replied_author_id,"
     " retweet_of, original_author_id, quote_of, conversation_id, location, like_count,"
@@ -88,10 +89,11 @@ async def mark_pulled(connection: Connection, author: UserId, tweet: TweetId) ->
 
 
 async def fetch_targets(connection: Connection, ids: Sequence[int]) -> dict[int, Target]:
-    """Returns tweets to reply to or quote, by the id asked for; a retweet stands for its original."""
+    """Returns tweets to reply to or quote, by the id asked for: of a retweet, its original."""
     cursor = await connection.execute(
         "SELECT asked.id, found.id, found.author_id, found.retweet_of, found.conversation_id"
-        " FROM tweets AS asked JOIN tweets AS found ON found.id = coalesce(asked.retweet_of, asked.id)"
+        " FROM tweets AS asked"
+        " JOIN tweets AS found ON found.id = coalesce(asked.retweet_of, asked.id)"
         " WHERE asked.id = ANY(%s) AND asked.deleted_at IS NULL AND found.deleted_at IS NULL",
         (list(ids),),
     )

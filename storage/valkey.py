@@ -32,8 +32,8 @@ async def connect(url: str, settings: Settings) -> AsyncGenerator[Valkey]:
 
 
 async def best_effort(what: str, call: Awaitable[object]) -> None:
-    """Awaits a call to the cache that may fail: the event log brings the same change again."""
+    """Awaits a call to the cache that may fail, because something else does the same later."""
     try:
         await call
     except (redis.exceptions.RedisError, OSError) as error:
-        log.warning("%s failed, the event will do it: %s", what, type(error).__name__)
+        log.warning("%s failed: %s", what, type(error).__name__)

@@ -19,7 +19,6 @@ from chirp.v1 import (
 from eventlog import runner
 from eventlog.contract import EventLog
 from eventlog.runner import Runner
-from mesh.clients import Metadata
 from mesh.settings import Settings
 from ops import embedded
 from servers import graph_server, timeline_server, tweet_server

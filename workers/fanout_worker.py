@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from chirp.v1 import events_pb2, graph_pb2, graph_pb2_grpc
+
 from domain.fanout import shard_of
 from domain.ids import TweetId, UserId
 from domain.timeline import Entry
@@ -21,7 +22,7 @@ from mesh import clients, server
 from mesh.clients import Metadata
 from mesh.server import Process
 from mesh.settings import Settings
-from storage import tweet_cache, valkey
+from storage import timelines, tweet_cache, valkey
 from storage.followers import Change, FollowerStore
 from storage.timelines import TimelineStore, encode
 from storage.valkey import Valkey
@@ -172,6 +173,10 @@ async def open_worker(settings: Settings) -> AsyncGenerator[FanoutWorker]:
     """Opens the handler of the group."""
     async with AsyncExitStack() as stack:
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
+        # A worker of a new release brings its functions along; where Valkey is away, the first call
+        # that misses them loads them.
+        await valkey.best_effort("loading functions", timelines.load_functions(cache))
+        await valkey.best_effort("loading functions", tweet_cache.load_functions(cache))
         channel = await stack.enter_async_context(
             clients.channel(settings.graph_target, "chirp.v1.FollowerDirectoryService")
         )

@@ -15,7 +15,7 @@ from chirp_up import chirp_up, data_folder
 from ops import embedded
 
 VISIBLE_WITHIN_S = 5.0
-PASSWORD = "correct horse battery"  # noqa: S105 - a test account's
+PASSWORD = "correct horse battery"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,308 @@
+"""A load client for gRPC that sends another request each time, at about 10 us of CPU a request.
+
+h2load sends one set of headers for a whole run, so it reads for one viewer; grpc.aio's client costs
+more than the server. This one speaks just enough HTTP/2 (RFC 9113) to load a server on the same
+machine: requests are encoded before the run, with headers that use no table (RFC 7541, 6.2.2), so
+that only the stream's number is filled in; of the answers it reads the frames' headers.
+
+A call has failed where its stream ended without a message, which is how gRPC refuses one.
+"""
+
+import asyncio
+import itertools
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+INITIAL_WINDOW_SIZE, ENABLE_PUSH = 4, 2
+WINDOW_MAX = (1 << 31) - 1
+WINDOW_STEP = 1 << 24  # bytes received before the server is told that it may send more
+FRAME_HEADER_BYTES = 9
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A unary gRPC call, encoded; the stream's number goes between the parts."""
+
+    head: bytes
+    middle: bytes
+    tail: bytes
+
+
+@dataclass(slots=True)
+class Result:
+    """What a run gave."""
+
+    seconds: float = 0.0
+    failed: int = 0
+    bytes_received: int = 0
+    latencies: "array[float]" = field(default_factory=lambda: array("d"))
+    """Seconds, of the calls that succeeded; under a fixed rate from when the call was due."""
+
+    @property
+    def rate(self) -> float:
+        """Calls that succeeded, per second."""
+        return len(self.latencies) / self.seconds
+
+    def percentile_ms(self, part: float) -> float:
+        """The latency that this part of the calls was not slower than."""
+        return percentile(sorted(self.latencies), part) * 1000
+
+
+def percentile(ordered: Sequence[float], part: float) -> float:
+    """Returns a percentile by the nearest-rank method; 0 of nothing."""
+    if not ordered:
+        return 0.0
+    return ordered[min(len(ordered) - 1, max(0, -(-int(part * 1e6) * len(ordered) // 10**6) - 1))]
+
+
+def request(method: str, authority: str, token: str, message: bytes) -> Request:
+    """Encodes a call of `/package.Service/Method` with a serialised message."""
+    block = b"".join(
+        (
+            b"\x83\x86",  # :method POST, :scheme http, of the static table
+            b"\x04" + _string(method),  # :path
+            b"\x01" + _string(authority),  # :authority
+            b"\x00" + _string("te") + _string("trailers"),
+            b"\x00" + _string("content-type") + _string("application/grpc"),
+            b"\x00" + _string("authorization") + _string(f"Bearer {token}"),
+        )
+    )
+    body = b"\x00" + len(message).to_bytes(4) + message
+    return Request(
+        head=_frame_start(len(block), HEADERS, END_HEADERS),
+        middle=block + _frame_start(len(body), DATA, END_STREAM),
+        tail=body,
+    )
+
+
+async def run(
+    port: int,
+    requests: Iterator[Request],
+    *,
+    connections: int,
+    streams: int,
+    seconds: float | None = None,
+    count: int | None = None,
+) -> Result:
+    """Closed loop: `streams` calls at a time on each connection, until the time is over or `count`
+    calls were made. Raises OSError where the server is away or hangs."""
+    ends_at = time.perf_counter() + seconds if seconds is not None else float("inf")
+    source = requests if count is None else itertools.islice(requests, count)
+
+    def next_request() -> Request | None:
+        return next(source, None) if time.perf_counter() < ends_at else None
+
+    result = Result()
+    opened = [await _connect(port, result, next_request) for _ in range(connections)]
+    started = time.perf_counter()
+    for connection in opened:
+        connection.begin(streams)
+    await _finish(opened, (seconds or 0) + (300 if count else 0))
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+async def run_at_rate(
+    port: int, requests: Iterator[Request], *, connections: int, rate: float, seconds: float
+) -> Result:
+    """Open loop: calls leave when they are due, however late the answers are."""
+    result = Result()
+    opened = [await _connect(port, result, lambda: None) for _ in range(connections)]
+    turns = itertools.cycle(opened)
+    started = time.perf_counter()
+    sent = 0
+    while (elapsed := time.perf_counter() - started) < seconds:
+        while sent < elapsed * rate:
+            next(turns).send(next(requests), started + sent / rate)
+            sent += 1
+        for connection in opened:
+            connection.flush()
+        await asyncio.sleep(0.001)
+    await _finish(opened, 0)
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+async def _connect(
+    port: int, result: Result, next_request: Callable[[], Request | None]
+) -> "_Connection":
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        _, protocol = await loop.create_connection(
+            lambda: _Connection(result, next_request), "127.0.0.1", port
+        )
+    return protocol
+
+
+async def _finish(opened: "Sequence[_Connection]", within_s: float) -> None:
+    try:
+        async with asyncio.timeout(within_s + ANSWER_TIMEOUT_S):
+            for connection in opened:
+                connection.close_when_idle()
+                await connection.closed
+    except TimeoutError:
+        raise OSError("a server did not answer in time") from None
+    finally:
+        for connection in opened:
+            connection.abort()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; see RFC 9113 for the frames."""
+
+    def __init__(self, result: Result, next_request: Callable[[], Request | None]) -> None:
+        self._result = result
+        self._next_request = next_request
+        self._transport: asyncio.WriteTransport | None = None
+        self._received = b""
+        self._outgoing: list[bytes] = [
+            PREFACE,
+            _frame_start(12, SETTINGS, 0) + bytes(4)
+            + INITIAL_WINDOW_SIZE.to_bytes(2) + WINDOW_MAX.to_bytes(4)
+            + ENABLE_PUSH.to_bytes(2) + bytes(4),
+            _window_update(WINDOW_MAX - 65_535),
+        ]  # fmt: skip
+        self._stream = 1
+        self._started: dict[int, float] = {}
+        self._answered: set[int] = set()
+        self._unacknowledged = 0
+        self._closing = False
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def begin(self, streams: int) -> None:
+        """Sends the first calls."""
+        for _ in range(streams):
+            self._send_next()
+        self.flush()
+
+    def send(self, call: Request, due: float) -> None:
+        """Puts a call into the next flush."""
+        number = self._stream.to_bytes(4)
+        self._started[self._stream] = due
+        self._outgoing += (call.head, number, call.middle, number, call.tail)
+        self._stream += 2
+
+    def flush(self) -> None:
+        """Writes what was put together."""
+        if self._outgoing and self._transport is not None:
+            self._transport.write(b"".join(self._outgoing))
+            self._outgoing.clear()
+
+    def close_when_idle(self) -> None:
+        """Closes the connection once every call is answered."""
+        self._closing = True
+        self._close_if_idle()
+
+    def abort(self) -> None:
+        """Closes the connection now."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greets the server."""
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Counts what was not answered as failed."""
+        self._result.failed += len(self._started)
+        self._started.clear()
+        self._transport = None
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Reads frames, and sends the next calls in one write."""
+        received = self._received + data if self._received else data
+        at, end = 0, len(received)
+        while end - at >= FRAME_HEADER_BYTES:
+            length = int.from_bytes(received[at : at + 3])
+            after = at + FRAME_HEADER_BYTES + length
+            if after > end:
+                break
+            kind, flags = received[at + 3], received[at + 4]
+            stream = int.from_bytes(received[at + 5 : at + 9])
+            if kind == DATA:
+                self._unacknowledged += length
+                if length:
+                    self._answered.add(stream)
+                if flags & END_STREAM:
+                    self._ended(stream)
+            elif kind == HEADERS:
+                if flags & END_STREAM:
+                    self._ended(stream)
+            else:
+                self._on_control(kind, flags, stream, received[at + FRAME_HEADER_BYTES : after])
+            at = after
+        self._received = received[at:]
+        if self._unacknowledged > WINDOW_STEP:
+            self._result.bytes_received += self._unacknowledged
+            self._outgoing.append(_window_update(self._unacknowledged))
+            self._unacknowledged = 0
+        self.flush()
+        self._close_if_idle()
+
+    def _on_control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == SETTINGS and not flags & ACK:
+            self._outgoing.append(_frame_start(0, SETTINGS, ACK) + bytes(4))
+        elif kind == PING and not flags & ACK:
+            self._outgoing.append(_frame_start(8, PING, ACK) + bytes(4) + payload)
+        elif kind == RST_STREAM:
+            self._answered.discard(stream)
+            self._ended(stream)
+        elif kind == GOAWAY:
+            self.abort()
+
+    def _ended(self, stream: int) -> None:
+        started = self._started.pop(stream, None)
+        if started is None:
+            return
+        if stream in self._answered:
+            self._answered.discard(stream)
+            self._result.latencies.append(time.perf_counter() - started)
+        else:
+            self._result.failed += 1
+        self._send_next()
+
+    def _send_next(self) -> None:
+        call = self._next_request()
+        if call is not None:
+            self.send(call, time.perf_counter())
+
+    def _close_if_idle(self) -> None:
+        if self._closing and not self._started and self._transport is not None:
+            self._result.bytes_received += self._unacknowledged
+            self._unacknowledged = 0
+            self._transport.close()
+
+
+def _frame_start(length: int, kind: int, flags: int) -> bytes:
+    """A frame's header up to its stream number."""
+    return length.to_bytes(3) + bytes((kind, flags))
+
+
+def _window_update(increment: int) -> bytes:
+    return _frame_start(4, WINDOW_UPDATE, 0) + bytes(4) + increment.to_bytes(4)
+
+
+def _string(text: str) -> bytes:
+    """A string literal of HPACK, without Huffman coding (RFC 7541, 5.1 and 5.2)."""
+    content = text.encode()
+    length = len(content)
+    if length < 127:
+        return bytes((length,)) + content
+    encoded = bytearray((127,))
+    length -= 127
+    while length >= 128:
+        encoded.append(length & 0x7F | 0x80)
+        length >>= 7
+    encoded.append(length)
+    return bytes(encoded) + content
