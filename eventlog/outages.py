@@ -39,6 +39,14 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, grpc.aio.AioRpcError) and error.code() in _GRPC_CODES
 
 
+def raise_if_cancelled() -> None:
+    """Raises CancelledError where this task was asked to stop. For loops that run for ever: redis-py
+    may take a cancellation for its own time-out and swallow it, and nobody cancels twice."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class Backoff:
     """Waits that double up to a limit, each shortened by up to a half at random, so that many
     processes do not come back at one moment."""

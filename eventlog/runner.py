@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from eventlog import client
 from eventlog.contract import Consumer, EventLog, Handler, LeaseLost, Record
 from eventlog.deadletters import DeadLetters, describe
-from eventlog.outages import Backoff, is_outage
+from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from eventlog.valkey_streams import ValkeyStreams
 from mesh.settings import Settings
 
@@ -64,6 +64,7 @@ class Runner:
         an outage nor the handler's error is raised."""
         backoff = Backoff()
         while True:
+            raise_if_cancelled()
             try:
                 await self.step(POLL_WAIT_MS)
                 backoff.reset()
@@ -147,6 +148,7 @@ class Runner:
     async def _handle(self, records: Sequence[Record]) -> None:
         backoff = Backoff()
         while records:
+            raise_if_cancelled()
             try:
                 async with asyncio.timeout(HANDLE_TIMEOUT_S):
                     await self._handler.handle(records)

@@ -24,6 +24,7 @@ import redis.exceptions
 from eventlog import client, positions, scripts
 from eventlog.client import Call, Valkey
 from eventlog.contract import LeaseLost, Record
+from eventlog.outages import raise_if_cancelled
 from eventlog.positions import StreamId
 
 BEATS_PER_LEASE = 6
@@ -65,6 +66,7 @@ class ValkeyConsumer:
         """See Consumer."""
         deadline = time.monotonic() + wait_ms / 1000
         while True:
+            raise_if_cancelled()
             if time.monotonic() >= self._balance_at:
                 await self._balance()
             now = time.monotonic()
@@ -130,6 +132,7 @@ class ValkeyConsumer:
 
     async def _beat_on(self) -> None:
         while True:
+            raise_if_cancelled()
             await asyncio.sleep(self._beat_s)
             try:
                 if self._joined:

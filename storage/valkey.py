@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 
 import redis.asyncio
 import redis.exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from mesh.settings import Settings
 
 Valkey = redis.asyncio.Redis
-CONNECTIONS_MAX = 64
+CONNECTIONS_MAX = 64  # of one process; more wait
 
 log = logging.getLogger(__name__)
 
@@ -18,17 +20,24 @@ log = logging.getLogger(__name__)
 @asynccontextmanager
 async def connect(url: str, settings: Settings) -> AsyncGenerator[Valkey]:
     """Opens a bounded pool of connections that answer bytes; it connects on first use."""
-    valkey = redis.asyncio.Redis.from_url(
+    # A caller waits for a connection; the plain pool would fail it at once.
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
         decode_responses=False,
         socket_connect_timeout=settings.valkey_timeout_s,
         socket_timeout=settings.valkey_timeout_s,
+        timeout=settings.valkey_timeout_s,
         max_connections=CONNECTIONS_MAX,
+        protocol=2,
+        # A caller knows what to do without the cache; three tries would only keep it waiting.
+        retry=Retry(NoBackoff(), 0),
     )
+    valkey = redis.asyncio.Redis(connection_pool=pool)
     try:
         yield valkey
     finally:
         await valkey.aclose()
+        await pool.aclose()
 
 
 async def best_effort(what: str, call: Awaitable[object]) -> None:

@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 import psycopg
 
 from eventlog.contract import EventLog, Fenced, LogLost, Outgoing, RecordsMissed
-from eventlog.outages import Backoff, is_outage
+from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from eventlog.valkey_streams import open_log
 from mesh import server
 from mesh.settings import Settings
@@ -63,6 +63,7 @@ class Relay:
         """Works until cancelled. Waits while PostgreSQL or the log is away, or another leads."""
         backoff = Backoff()
         while True:
+            raise_if_cancelled()
             try:
                 async with self._pool.connection() as connection:
                     if not await outbox.try_lead(connection):
@@ -158,6 +159,7 @@ class Relay:
         rest_s = poll_s
         check_at = tidy_at = 0.0
         while True:
+            raise_if_cancelled()
             sent = await self.step(connection)
             backoff.reset()
             now = time.monotonic()

@@ -82,7 +82,7 @@ def has_last(handler: Collector, payload: str) -> Callable[[], "asyncio.Future[b
     return lambda: asyncio.ensure_future(check())
 
 
-@pytest.mark.parametrize("n", range(60))
+@pytest.mark.parametrize("n", range(70))
 async def test_the_relay_goes_on_after_postgresql_dropped_its_connections(
     settings: Settings, n: int
 ) -> None:
