@@ -22,6 +22,8 @@ _URL = regex.compile(r"https?://\S+", regex.IGNORECASE)
 _HASHTAG = regex.compile(
     r"(?<![\p{L}\p{M}\p{N}_&/])[#\uff03]([\p{L}\p{M}\p{N}_]*[\p{L}_][\p{L}\p{M}\p{N}_]*)"
 )
+_TAG = regex.compile(r"[\p{L}\p{M}\p{N}_]*[\p{L}_][\p{L}\p{M}\p{N}_]*")
+_NOT_IN_TAG = regex.compile(r"[^\p{L}\p{M}\p{N}_]+")
 _MENTION = regex.compile(
     r"(?<![A-Za-z0-9_@\uff20/.&])[@\uff20]([A-Za-z0-9_]{3,50})(?![A-Za-z0-9_@])"
 )
@@ -81,12 +83,17 @@ def draft(
 def hashtags(content: str) -> list[str]:
     """Returns the folded hashtags (NFKC, case-folded, no #), each once, in order of appearance."""
     found = (fold(match[1]) for match in _HASHTAG.finditer(_without_urls(content)))
-    return list(dict.fromkeys(tag for tag in found if len(tag) <= HASHTAG_MAX))
+    return list(
+        dict.fromkeys(tag for tag in found if len(tag) <= HASHTAG_MAX and _TAG.fullmatch(tag))
+    )
 
 
 def fold(tag: str) -> str:
     """Returns the one name under which all spellings of a tag are counted."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", tag).casefold())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", tag).casefold())
+    # Some letters and digits fold into several characters with others between (U+00BD: a fraction
+    # slash, U+FDFA: spaces): without these, the name can be written as a tag again.
+    return unicodedata.normalize("NFKC", _NOT_IN_TAG.sub("", folded))
 
 
 def mentioned_names(content: str) -> list[str]:

@@ -40,8 +40,9 @@ def is_outage(error: BaseException) -> bool:
 
 
 def raise_if_cancelled() -> None:
-    """Raises CancelledError where this task was asked to stop. For loops that run for ever: redis-py
-    may take a cancellation for its own time-out and swallow it, and nobody cancels twice."""
+    """Raises CancelledError where this task was asked to stop. For loops that run for ever: now and
+    then a cancellation gets lost in what they call (seen in polls of Valkey), and nobody cancels
+    twice."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

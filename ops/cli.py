@@ -89,6 +89,47 @@ def token(
     typer.echo(asyncio.run(mint.token(stack.running(), user)))
 
 
+@app.command()
+def load(
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Lines `follower,followee`; .xz and .gz too."
+        ),
+    ] = None,
+    tweets: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="CSV with `username` and `content`."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Tweets a second; else as fast as it goes.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Only the first so many rows of each file.")
+    ] = None,
+    accounts: Annotated[
+        int | None, typer.Option(min=1, help="Only the so many most followed accounts post.")
+    ] = None,
+) -> None:
+    """Load a follower graph in bulk, and post a file of tweets through TweetService.
+
+    The graph's account n is named ego_<n> and has no password: `chirp token ego_<n>`. The tweets'
+    usernames, in the order of their first appearance, are mapped onto these accounts, the most
+    followed first. Running it again doubles nothing and goes on where it was interrupted.
+    """
+    from ops import load as module
+    from ops import stack
+
+    if graph is None and tweets is None:
+        raise typer.BadParameter("say --graph FILE, --tweets FILE or both")
+    settings, status = stack.running(), 0
+    if graph is not None:
+        status |= module.graph(settings, graph, limit=limit)
+    if tweets is not None:
+        status |= module.tweets(settings, tweets, rate=rate, limit=limit, accounts=accounts)
+    raise typer.Exit(status)
+
+
 deadletters = typer.Typer(
     help="What consumers could not handle: list it, try it again, throw it away.",
     invoke_without_command=True,

@@ -69,13 +69,19 @@ class SharedConnection(asyncio.Protocol):
         return self._send(commands)
 
     def _send(self, commands: Sequence[Command]) -> "asyncio.Future[list[Any]]":
+        if self._transport is None:
+            # It hung up before our greeting; a call in the queue would shift the next replies.
+            raise ConnectionError("the connection to Valkey was lost")
         if len(self._calls) >= PENDING_MAX:
             raise ConnectionError("too many calls wait for Valkey")
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        if not commands:
+            future.set_result([])
+            return future
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         for command in commands:
             self._outgoing.append(_pack(command))
-        future: asyncio.Future[list[Any]] = self._loop.create_future()
         self._calls.append(_Call(len(commands), self._loop.time() + self._timeout_s, future))
         return future
 

@@ -1,6 +1,7 @@
 """What becomes of records that a handler takes, refuses, or cannot take now."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -219,6 +220,27 @@ async def test_a_rewound_group_replays_through_its_runner(
         await until(replayed, worker.step)
 
     assert handler.taken == [b"1", b"2", b"3"] * 2
+
+
+async def test_a_worker_stops_also_where_a_cancellation_was_swallowed(
+    settings: Settings, log: ValkeyStreams
+) -> None:
+    entered = asyncio.Event()
+
+    class Swallowing(Recorder):
+        async def handle(self, records: Sequence[Record]) -> None:
+            entered.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    await log.append(outgoing(b"1"), fence=1)
+    async with runner.open_runner(settings, GROUP, Swallowing()) as worker:
+        running = asyncio.create_task(worker.run())
+        await asyncio.wait_for(entered.wait(), DEADLINE_S)
+        running.cancel()
+        await asyncio.wait([running], timeout=DEADLINE_S)
+
+        assert running.cancelled()
 
 
 async def test_a_log_that_is_away_is_waited_for(settings: Settings) -> None:

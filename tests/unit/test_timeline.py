@@ -169,7 +169,6 @@ def test_window_cut_anywhere_never_gives_a_wrong_entry(
         assert (page.entries, page.has_more) == (part[:limit], len(part) > limit)
     else:
         assert page.entries == part[: len(page.entries)]
-        assert floor > above + 1, "nothing that was asked for lies below the window"
 
 
 @given(cases(), st.lists(st.tuples(st.sets(st.integers(0, 60)), st.integers(0, 60)), max_size=4))

@@ -1,0 +1,176 @@
+"""The stack that is measured: Chirp's own processes, stores and gateway, each a child of this one,
+with a database of its own in a folder that goes when the run ends. Listens on 127.0.0.1 only.
+
+`chirp up` starts all of it at once; a benchmark loads the database before the servers start, stops
+the relay and the worker before it fills the log, and runs an echo beside them.
+"""
+
+import os
+import sys
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mesh import tokens
+from mesh.settings import Settings
+from ops import datafolder, embedded, gateway, localstack, probes
+from ops.children import Child, ChildSpec
+from ops.gateway import Endpoint, Gateway
+from ops.localstack import LocalStack
+from ops.processes import KINDS
+from storage import database
+
+ROOT = Path(__file__).resolve().parent.parent
+ECHO_SERVICES = ("chirp.v1.TimelineService", "chirp.v1.TweetService")
+STOP_S = 2.0
+
+
+@dataclass(slots=True)
+class BenchStack:
+    """The running children."""
+
+    settings: Settings
+    """Where everything is."""
+    local: LocalStack
+    folder: Path
+    cache_process_id: int
+    _specs: Mapping[str, ChildSpec]
+    _children: dict[str, Child] = field(default_factory=dict[str, Child])
+
+    async def start(self, *names: str) -> None:
+        """Starts servers, workers, or the gateway. Raises StartError."""
+        for name in names:
+            await self._start(self.local.gateway() if name == "gateway" else self._specs[name])
+
+    async def start_echo(self, page: bytes, tweet: bytes) -> tuple[int, int]:
+        """Starts the echo and a gateway before it, which differs from Chirp's in its upstream
+        only. Returns the ports of both."""
+        port, gateway_port = embedded.free_port(), embedded.free_port()
+        files = [self.folder / "page.bin", self.folder / "tweet.bin"]
+        for file, content in zip(files, (page, tweet), strict=True):
+            file.write_bytes(content)
+        listen = f"127.0.0.1:{port}"
+        arguments = [listen, *map(str, files)]
+        await self._start(
+            ChildSpec(
+                name="echo",
+                command=[sys.executable, "-m", "bench.echo", *arguments],
+                environment={**os.environ, "PYTHONPATH": str(ROOT)},
+                log=self.folder / "logs" / "echo.log",
+                ready=lambda: probes.grpc_serving(listen, ECHO_SERVICES),
+                stop_within_s=STOP_S,
+            )
+        )
+        await self._start(self._echo_gateway(port, gateway_port))
+        return port, gateway_port
+
+    def port(self, name: str) -> int:
+        """Where a server listens."""
+        return self.local.ports[name][0]
+
+    def process_id(self, name: str) -> int:
+        """The process of a child that runs."""
+        process_id = self._children[name].process_id
+        assert process_id is not None, f"{name} died"
+        return process_id
+
+    async def stop(self, *names: str) -> None:
+        """Stops children, in this order; what does not run is left out."""
+        for name in names:
+            child = self._children.pop(name, None)
+            if child is not None:
+                await child.stop()
+
+    async def stop_all(self) -> None:
+        """Stops every child, the last started first."""
+        await self.stop(*reversed(self._children))
+
+    async def _start(self, spec: ChildSpec) -> None:
+        child = Child(spec, _say)
+        self._children[spec.name] = child
+        await child.start()
+
+    def _echo_gateway(self, port: int, gateway_port: int) -> ChildSpec:
+        real = {
+            name: [Endpoint("127.0.0.1", number) for number in ports]
+            for name, ports in self.local.ports.items()
+        }
+        configuration = self.folder / "echo-gateway.yaml"
+        configuration.write_text(
+            gateway.render(
+                Gateway(
+                    listen=Endpoint("127.0.0.1", gateway_port),
+                    admin_port=embedded.free_port(),
+                    tweet_server=real["tweet_server"],
+                    graph_server=real["graph_server"],
+                    timeline_server=[Endpoint("127.0.0.1", port)],
+                    outbox_relay=real["outbox_relay"],
+                    fanout_worker=real["fanout_worker"],
+                    descriptor=localstack.DESCRIPTOR,
+                    jwks=self.settings.keys / tokens.JWKS_FILE,
+                    access_log=self.folder / "logs" / "echo-access.log",
+                )
+            )
+        )
+
+        async def is_healthy() -> bool:
+            return await probes.http_status("127.0.0.1", gateway_port, "/healthz") == 200
+
+        threads = min(localstack.GATEWAY_THREADS_MAX, os.cpu_count() or 1)
+        return ChildSpec(
+            name="echo-gateway",
+            command=gateway.command(configuration, threads=threads),
+            environment=os.environ,
+            log=self.folder / "logs" / "echo-gateway.log",
+            ready=is_healthy,
+            stop_within_s=STOP_S,
+        )
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncGenerator[BenchStack]:
+    """Starts PostgreSQL (which syncs each commit to disk) and the two Valkeys, and migrates; on
+    leaving, stops everything. Raises StartError and OSError, with a text for people."""
+    folder = settings.data.resolve()
+    with datafolder.opened(folder) as lock:
+        local = LocalStack(settings, replicas=1, lock=lock)
+        stores = [local.postgres(), local.cache(), local.eventlog()]
+        started: list[Child] = []
+        stack: BenchStack | None = None
+        try:
+            for store in stores:
+                assert store.child is not None, "bench/__main__.py leaves no address set"
+                started.append(Child(store.child, _say))
+                await started[-1].start()
+            cache_process_id = started[1].process_id
+            assert cache_process_id is not None
+            stack = await _described(settings, local, [store.url for store in stores], folder)
+            stack.cache_process_id = cache_process_id
+            yield stack
+        finally:
+            if stack is not None:
+                await stack.stop_all()
+            for child in reversed(started):
+                await child.stop()
+
+
+async def _described(
+    settings: Settings, local: LocalStack, urls: Sequence[str], folder: Path
+) -> BenchStack:
+    addresses = local.addresses(database_url=urls[0], valkey_url=urls[1], eventlog_url=urls[2])
+    found = {
+        name.removeprefix("CHIRP_").lower(): value
+        for name, value in addresses.environment().items()
+    }
+    known = settings.model_copy(update={**found, "keys": addresses.keys})
+    tokens.ensure_keys(known)
+    await database.migrate(known.database_url)
+    specs = local.replicas(KINDS, addresses)
+    # One replica of each, under the name of its kind.
+    by_name = {kind.name: spec for kind, spec in zip(KINDS, specs, strict=True)}
+    return BenchStack(known, local, folder, 0, by_name)
+
+
+def _say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
