@@ -46,6 +46,24 @@ class SelfFollow(InvalidArgument):
     reason = "SELF_FOLLOW"
 
 
+class SelfBlock(InvalidArgument):
+    """An account cannot block or unblock itself."""
+
+    reason = "SELF_BLOCK"
+
+
+class SelfMute(InvalidArgument):
+    """An account cannot mute or unmute itself."""
+
+    reason = "SELF_MUTE"
+
+
+class Blocked(ChirpError):
+    """One of the two accounts blocks the other."""
+
+    reason = "BLOCKED"
+
+
 class Unauthenticated(ChirpError):
     """No token, or one that is not valid."""
 

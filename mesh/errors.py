@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 CODES: dict[type[errors.ChirpError], int] = {
     errors.InvalidArgument: code_pb2.INVALID_ARGUMENT,
     errors.SelfFollow: code_pb2.INVALID_ARGUMENT,
+    errors.SelfBlock: code_pb2.INVALID_ARGUMENT,
+    errors.SelfMute: code_pb2.INVALID_ARGUMENT,
+    errors.Blocked: code_pb2.PERMISSION_DENIED,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
     errors.BadCredentials: code_pb2.UNAUTHENTICATED,
     errors.NotYours: code_pb2.PERMISSION_DENIED,

@@ -20,6 +20,7 @@ class Kind(IntEnum):
 
     TWEET = 1  # subject: the tweet, version: its new version
     USER = 2  # subject: the account whose name changed
+    VIEWER = 3  # subject: the account whose follows, blocks or mutes changed
 
 
 @dataclass(frozen=True, slots=True)

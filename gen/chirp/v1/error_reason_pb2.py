@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63hirp/v1/error_reason.proto\x12\x08\x63hirp.v1*\x82\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x01\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x02\x12 \n\x1c\x45RROR_REASON_BAD_CREDENTIALS\x10\x03\x12\x1a\n\x16\x45RROR_REASON_NOT_YOURS\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_SERVICES_ONLY\x10\x05\x12\x1f\n\x1b\x45RROR_REASON_USER_NOT_FOUND\x10\x06\x12 \n\x1c\x45RROR_REASON_TWEET_NOT_FOUND\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_USERNAME_TAKEN\x10\x08\x12\x1c\n\x18\x45RROR_REASON_SELF_FOLLOW\x10\t\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\x0b\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0c\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\r\x12\x1a\n\x16\x45RROR_REASON_NOT_FOUND\x10\x0e\x12\x1a\n\x16\x45RROR_REASON_TOO_LARGE\x10\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63hirp/v1/error_reason.proto\x12\x08\x63hirp.v1*\xd5\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x01\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x02\x12 \n\x1c\x45RROR_REASON_BAD_CREDENTIALS\x10\x03\x12\x1a\n\x16\x45RROR_REASON_NOT_YOURS\x10\x04\x12\x1e\n\x1a\x45RROR_REASON_SERVICES_ONLY\x10\x05\x12\x1f\n\x1b\x45RROR_REASON_USER_NOT_FOUND\x10\x06\x12 \n\x1c\x45RROR_REASON_TWEET_NOT_FOUND\x10\x07\x12\x1f\n\x1b\x45RROR_REASON_USERNAME_TAKEN\x10\x08\x12\x1c\n\x18\x45RROR_REASON_SELF_FOLLOW\x10\t\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\x0b\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0c\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\r\x12\x1a\n\x16\x45RROR_REASON_NOT_FOUND\x10\x0e\x12\x1a\n\x16\x45RROR_REASON_TOO_LARGE\x10\x0f\x12\x18\n\x14\x45RROR_REASON_BLOCKED\x10\x10\x12\x1b\n\x17\x45RROR_REASON_SELF_BLOCK\x10\x11\x12\x1a\n\x16\x45RROR_REASON_SELF_MUTE\x10\x12\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chirp.v1.error_reason_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=42
-  _globals['_ERRORREASON']._serialized_end=556
+  _globals['_ERRORREASON']._serialized_end=639
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No such route; the gateway says so. Example: GET /api/nothing."""
     ERROR_REASON_TOO_LARGE: _ErrorReason.ValueType  # 15
     """The body or the headers are too large; the gateway says so. Example: a body of 1 MB."""
+    ERROR_REASON_BLOCKED: _ErrorReason.ValueType  # 16
+    """One of the two blocks the other. Example: liking a tweet of somebody who blocks you."""
+    ERROR_REASON_SELF_BLOCK: _ErrorReason.ValueType  # 17
+    """An account cannot block itself. Example: POST /api/users/{own id}/block."""
+    ERROR_REASON_SELF_MUTE: _ErrorReason.ValueType  # 18
+    """An account cannot mute itself. Example: POST /api/users/{own id}/mute."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without the prefix stands in ErrorInfo.reason."""
@@ -90,4 +96,10 @@ ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 14
 """No such route; the gateway says so. Example: GET /api/nothing."""
 ERROR_REASON_TOO_LARGE: ErrorReason.ValueType  # 15
 """The body or the headers are too large; the gateway says so. Example: a body of 1 MB."""
+ERROR_REASON_BLOCKED: ErrorReason.ValueType  # 16
+"""One of the two blocks the other. Example: liking a tweet of somebody who blocks you."""
+ERROR_REASON_SELF_BLOCK: ErrorReason.ValueType  # 17
+"""An account cannot block itself. Example: POST /api/users/{own id}/block."""
+ERROR_REASON_SELF_MUTE: ErrorReason.ValueType  # 18
+"""An account cannot mute itself. Example: POST /api/users/{own id}/mute."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -34,6 +34,10 @@ class _DeliveryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delivery.Val
     """Pushed into the followers' timelines by fan-out."""
     DELIVERY_PULL: _Delivery.ValueType  # 2
     """Pulled from the author's recent entries when a timeline is read."""
+    DELIVERY_PUSH_ACTIVE: _Delivery.ValueType  # 3
+    """Pushed into the timelines of the followers who are active; the others' are dropped, and so
+    pulled when they are read again.
+    """
 
 class Delivery(_Delivery, metaclass=_DeliveryEnumTypeWrapper):
     """How the entries of a tweet reach home timelines, stamped when it was committed."""
@@ -44,6 +48,10 @@ DELIVERY_PUSH: Delivery.ValueType  # 1
 """Pushed into the followers' timelines by fan-out."""
 DELIVERY_PULL: Delivery.ValueType  # 2
 """Pulled from the author's recent entries when a timeline is read."""
+DELIVERY_PUSH_ACTIVE: Delivery.ValueType  # 3
+"""Pushed into the timelines of the followers who are active; the others' are dropped, and so
+pulled when they are read again.
+"""
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
 
 @_typing.final
@@ -59,6 +67,12 @@ class Event(_message.Message):
     USER_UNFOLLOWED_FIELD_NUMBER: _builtins.int
     USER_CREATED_FIELD_NUMBER: _builtins.int
     USER_UPDATED_FIELD_NUMBER: _builtins.int
+    TWEET_LIKED_FIELD_NUMBER: _builtins.int
+    TWEET_UNLIKED_FIELD_NUMBER: _builtins.int
+    USER_BLOCKED_FIELD_NUMBER: _builtins.int
+    USER_UNBLOCKED_FIELD_NUMBER: _builtins.int
+    USER_MUTED_FIELD_NUMBER: _builtins.int
+    USER_UNMUTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
         """When the change was made."""
@@ -87,6 +101,30 @@ class Event(_message.Message):
     def user_updated(self) -> Global___UserUpdated:
         """A profile changed."""
 
+    @_builtins.property
+    def tweet_liked(self) -> Global___TweetLiked:
+        """A tweet was liked."""
+
+    @_builtins.property
+    def tweet_unliked(self) -> Global___TweetUnliked:
+        """A like was taken back."""
+
+    @_builtins.property
+    def user_blocked(self) -> Global___UserBlocked:
+        """An account blocked another."""
+
+    @_builtins.property
+    def user_unblocked(self) -> Global___UserUnblocked:
+        """An account unblocked another."""
+
+    @_builtins.property
+    def user_muted(self) -> Global___UserMuted:
+        """An account muted another."""
+
+    @_builtins.property
+    def user_unmuted(self) -> Global___UserUnmuted:
+        """An account unmuted another."""
+
     def __init__(
         self,
         *,
@@ -97,12 +135,18 @@ class Event(_message.Message):
         user_unfollowed: Global___UserUnfollowed | None = ...,
         user_created: Global___UserCreated | None = ...,
         user_updated: Global___UserUpdated | None = ...,
+        tweet_liked: Global___TweetLiked | None = ...,
+        tweet_unliked: Global___TweetUnliked | None = ...,
+        user_blocked: Global___UserBlocked | None = ...,
+        user_unblocked: Global___UserUnblocked | None = ...,
+        user_muted: Global___UserMuted | None = ...,
+        user_unmuted: Global___UserUnmuted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "user_created", b"user_created", "user_followed", b"user_followed", "user_unfollowed", b"user_unfollowed", "user_updated", b"user_updated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "user_created", b"user_created", "user_followed", b"user_followed", "user_unfollowed", b"user_unfollowed", "user_updated", b"user_updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["tweet_created", "tweet_deleted", "user_followed", "user_unfollowed", "user_created", "user_updated"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["tweet_created", "tweet_deleted", "user_followed", "user_unfollowed", "user_created", "user_updated", "tweet_liked", "tweet_unliked", "user_blocked", "user_unblocked", "user_muted", "user_unmuted"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -365,3 +409,179 @@ class UserUpdated(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UserUpdated: _TypeAlias = UserUpdated  # noqa: Y015
+
+@_typing.final
+class TweetLiked(_message.Message):
+    """A tweet was liked. Keyed by who likes it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TWEET_ID_FIELD_NUMBER: _builtins.int
+    AUTHOR_ID_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Who likes."""
+    tweet_id: _builtins.int
+    """The tweet; never a retweet."""
+    author_id: _builtins.int
+    """Its author."""
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___TweetVersion]:
+        """The tweet, whose count changed."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        tweet_id: _builtins.int = ...,
+        author_id: _builtins.int = ...,
+        changed: _abc.Iterable[Global___TweetVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_id", b"author_id", "changed", b"changed", "tweet_id", b"tweet_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TweetLiked: _TypeAlias = TweetLiked  # noqa: Y015
+
+@_typing.final
+class TweetUnliked(_message.Message):
+    """A like was taken back. Keyed by who liked it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TWEET_ID_FIELD_NUMBER: _builtins.int
+    AUTHOR_ID_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Who likes."""
+    tweet_id: _builtins.int
+    """The tweet; never a retweet."""
+    author_id: _builtins.int
+    """Its author."""
+    @_builtins.property
+    def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___TweetVersion]:
+        """The tweet, whose count changed."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        tweet_id: _builtins.int = ...,
+        author_id: _builtins.int = ...,
+        changed: _abc.Iterable[Global___TweetVersion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_id", b"author_id", "changed", b"changed", "tweet_id", b"tweet_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TweetUnliked: _TypeAlias = TweetUnliked  # noqa: Y015
+
+@_typing.final
+class UserBlocked(_message.Message):
+    """An account blocked another. Keyed by the first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    OTHER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Who blocks."""
+    other_id: _builtins.int
+    """Who is blocked."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        other_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["other_id", b"other_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserBlocked: _TypeAlias = UserBlocked  # noqa: Y015
+
+@_typing.final
+class UserUnblocked(_message.Message):
+    """An account unblocked another. Keyed by the first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    OTHER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Who blocked."""
+    other_id: _builtins.int
+    """Who was blocked."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        other_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["other_id", b"other_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserUnblocked: _TypeAlias = UserUnblocked  # noqa: Y015
+
+@_typing.final
+class UserMuted(_message.Message):
+    """An account muted another. Keyed by the first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    OTHER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Who mutes."""
+    other_id: _builtins.int
+    """Who is muted."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        other_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["other_id", b"other_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserMuted: _TypeAlias = UserMuted  # noqa: Y015
+
+@_typing.final
+class UserUnmuted(_message.Message):
+    """An account unmuted another. Keyed by the first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    OTHER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Who muted."""
+    other_id: _builtins.int
+    """Who was muted."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        other_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["other_id", b"other_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserUnmuted: _TypeAlias = UserUnmuted  # noqa: Y015

@@ -26,7 +26,7 @@ from chirp.v1 import user_pb2 as chirp_dot_v1_dot_user__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x63hirp/v1/graph.proto\x12\x08\x63hirp.v1\x1a\x13\x63hirp/v1/user.proto\x1a\x1cgoogle/api/annotations.proto\"\x1f\n\x11\x46ollowUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"!\n\x13UnfollowUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"P\n\x14ListFollowersRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"]\n\x15ListFollowersResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.chirp.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\"P\n\x14ListFollowingRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"]\n\x15ListFollowingResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.chirp.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\";\n\x16ListFollowerIdsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08\x61\x66ter_id\x18\x02 \x01(\x03\"8\n\x17ListFollowerIdsResponse\x12\x0b\n\x03ids\x18\x01 \x03(\x03\x12\x10\n\x08has_more\x18\x02 \x01(\x08\x32\xb2\x03\n\x0cGraphService\x12Y\n\nFollowUser\x12\x1b.chirp.v1.FollowUserRequest\x1a\x0e.chirp.v1.User\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x16/api/users/{id}/follow\x12]\n\x0cUnfollowUser\x12\x1d.chirp.v1.UnfollowUserRequest\x1a\x0e.chirp.v1.User\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/api/users/{id}/follow\x12s\n\rListFollowers\x12\x1e.chirp.v1.ListFollowersRequest\x1a\x1f.chirp.v1.ListFollowersResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/users/{id}/followers\x12s\n\rListFollowing\x12\x1e.chirp.v1.ListFollowingRequest\x1a\x1f.chirp.v1.ListFollowingResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/users/{id}/following2r\n\x18\x46ollowerDirectoryService\x12V\n\x0fListFollowerIds\x12 .chirp.v1.ListFollowerIdsRequest\x1a!.chirp.v1.ListFollowerIdsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x63hirp/v1/graph.proto\x12\x08\x63hirp.v1\x1a\x13\x63hirp/v1/user.proto\x1a\x1cgoogle/api/annotations.proto\"\x1f\n\x11\x46ollowUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"!\n\x13UnfollowUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"P\n\x14ListFollowersRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"]\n\x15ListFollowersResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.chirp.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\"P\n\x14ListFollowingRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"]\n\x15ListFollowingResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.chirp.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\";\n\x16ListFollowerIdsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08\x61\x66ter_id\x18\x02 \x01(\x03\"8\n\x17ListFollowerIdsResponse\x12\x0b\n\x03ids\x18\x01 \x03(\x03\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"\x1e\n\x10\x42lockUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\" \n\x12UnblockUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"\x1d\n\x0fMuteUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"\x1f\n\x11UnmuteUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\";\n\x15\x42\x61tchGetBlocksRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x11\n\tother_ids\x18\x02 \x03(\x03\"@\n\x16\x42\x61tchGetBlocksResponse\x12\x13\n\x0b\x62locked_ids\x18\x01 \x03(\x03\x12\x11\n\tmuted_ids\x18\x02 \x03(\x03\x32\x94\x06\n\x0cGraphService\x12Y\n\nFollowUser\x12\x1b.chirp.v1.FollowUserRequest\x1a\x0e.chirp.v1.User\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x16/api/users/{id}/follow\x12]\n\x0cUnfollowUser\x12\x1d.chirp.v1.UnfollowUserRequest\x1a\x0e.chirp.v1.User\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/api/users/{id}/follow\x12s\n\rListFollowers\x12\x1e.chirp.v1.ListFollowersRequest\x1a\x1f.chirp.v1.ListFollowersResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/users/{id}/followers\x12s\n\rListFollowing\x12\x1e.chirp.v1.ListFollowingRequest\x1a\x1f.chirp.v1.ListFollowingResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/users/{id}/following\x12V\n\tBlockUser\x12\x1a.chirp.v1.BlockUserRequest\x1a\x0e.chirp.v1.User\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x15/api/users/{id}/block\x12Z\n\x0bUnblockUser\x12\x1c.chirp.v1.UnblockUserRequest\x1a\x0e.chirp.v1.User\"\x1d\x82\xd3\xe4\x93\x02\x17*\x15/api/users/{id}/block\x12S\n\x08MuteUser\x12\x19.chirp.v1.MuteUserRequest\x1a\x0e.chirp.v1.User\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x14/api/users/{id}/mute\x12W\n\nUnmuteUser\x12\x1b.chirp.v1.UnmuteUserRequest\x1a\x0e.chirp.v1.User\"\x1c\x82\xd3\xe4\x93\x02\x16*\x14/api/users/{id}/mute2r\n\x18\x46ollowerDirectoryService\x12V\n\x0fListFollowerIds\x12 .chirp.v1.ListFollowerIdsRequest\x1a!.chirp.v1.ListFollowerIdsResponse2l\n\x15\x42lockDirectoryService\x12S\n\x0e\x42\x61tchGetBlocks\x12\x1f.chirp.v1.BatchGetBlocksRequest\x1a .chirp.v1.BatchGetBlocksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GRAPHSERVICE'].methods_by_name['ListFollowers']._serialized_options = b'\202\323\344\223\002\033\022\031/api/users/{id}/followers'
   _globals['_GRAPHSERVICE'].methods_by_name['ListFollowing']._loaded_options = None
   _globals['_GRAPHSERVICE'].methods_by_name['ListFollowing']._serialized_options = b'\202\323\344\223\002\033\022\031/api/users/{id}/following'
+  _globals['_GRAPHSERVICE'].methods_by_name['BlockUser']._loaded_options = None
+  _globals['_GRAPHSERVICE'].methods_by_name['BlockUser']._serialized_options = b'\202\323\344\223\002\027\"\025/api/users/{id}/block'
+  _globals['_GRAPHSERVICE'].methods_by_name['UnblockUser']._loaded_options = None
+  _globals['_GRAPHSERVICE'].methods_by_name['UnblockUser']._serialized_options = b'\202\323\344\223\002\027*\025/api/users/{id}/block'
+  _globals['_GRAPHSERVICE'].methods_by_name['MuteUser']._loaded_options = None
+  _globals['_GRAPHSERVICE'].methods_by_name['MuteUser']._serialized_options = b'\202\323\344\223\002\026\"\024/api/users/{id}/mute'
+  _globals['_GRAPHSERVICE'].methods_by_name['UnmuteUser']._loaded_options = None
+  _globals['_GRAPHSERVICE'].methods_by_name['UnmuteUser']._serialized_options = b'\202\323\344\223\002\026*\024/api/users/{id}/mute'
   _globals['_FOLLOWUSERREQUEST']._serialized_start=85
   _globals['_FOLLOWUSERREQUEST']._serialized_end=116
   _globals['_UNFOLLOWUSERREQUEST']._serialized_start=118
@@ -57,8 +65,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTFOLLOWERIDSREQUEST']._serialized_end=566
   _globals['_LISTFOLLOWERIDSRESPONSE']._serialized_start=568
   _globals['_LISTFOLLOWERIDSRESPONSE']._serialized_end=624
-  _globals['_GRAPHSERVICE']._serialized_start=627
-  _globals['_GRAPHSERVICE']._serialized_end=1061
-  _globals['_FOLLOWERDIRECTORYSERVICE']._serialized_start=1063
-  _globals['_FOLLOWERDIRECTORYSERVICE']._serialized_end=1177
+  _globals['_BLOCKUSERREQUEST']._serialized_start=626
+  _globals['_BLOCKUSERREQUEST']._serialized_end=656
+  _globals['_UNBLOCKUSERREQUEST']._serialized_start=658
+  _globals['_UNBLOCKUSERREQUEST']._serialized_end=690
+  _globals['_MUTEUSERREQUEST']._serialized_start=692
+  _globals['_MUTEUSERREQUEST']._serialized_end=721
+  _globals['_UNMUTEUSERREQUEST']._serialized_start=723
+  _globals['_UNMUTEUSERREQUEST']._serialized_end=754
+  _globals['_BATCHGETBLOCKSREQUEST']._serialized_start=756
+  _globals['_BATCHGETBLOCKSREQUEST']._serialized_end=815
+  _globals['_BATCHGETBLOCKSRESPONSE']._serialized_start=817
+  _globals['_BATCHGETBLOCKSRESPONSE']._serialized_end=881
+  _globals['_GRAPHSERVICE']._serialized_start=884
+  _globals['_GRAPHSERVICE']._serialized_end=1672
+  _globals['_FOLLOWERDIRECTORYSERVICE']._serialized_start=1674
+  _globals['_FOLLOWERDIRECTORYSERVICE']._serialized_end=1788
+  _globals['_BLOCKDIRECTORYSERVICE']._serialized_start=1790
+  _globals['_BLOCKDIRECTORYSERVICE']._serialized_end=1898
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class GraphServiceStub:
-    """Follows and unfollows accounts, and lists both sides.
+    """Follows, blocks and mutes accounts, and lists who follows whom.
     """
 
     def __init__(self, channel):
@@ -56,10 +56,30 @@ class GraphServiceStub:
                 request_serializer=chirp_dot_v1_dot_graph__pb2.ListFollowingRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_graph__pb2.ListFollowingResponse.FromString,
                 _registered_method=True)
+        self.BlockUser = channel.unary_unary(
+                '/chirp.v1.GraphService/BlockUser',
+                request_serializer=chirp_dot_v1_dot_graph__pb2.BlockUserRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_user__pb2.User.FromString,
+                _registered_method=True)
+        self.UnblockUser = channel.unary_unary(
+                '/chirp.v1.GraphService/UnblockUser',
+                request_serializer=chirp_dot_v1_dot_graph__pb2.UnblockUserRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_user__pb2.User.FromString,
+                _registered_method=True)
+        self.MuteUser = channel.unary_unary(
+                '/chirp.v1.GraphService/MuteUser',
+                request_serializer=chirp_dot_v1_dot_graph__pb2.MuteUserRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_user__pb2.User.FromString,
+                _registered_method=True)
+        self.UnmuteUser = channel.unary_unary(
+                '/chirp.v1.GraphService/UnmuteUser',
+                request_serializer=chirp_dot_v1_dot_graph__pb2.UnmuteUserRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_user__pb2.User.FromString,
+                _registered_method=True)
 
 
 class GraphServiceServicer:
-    """Follows and unfollows accounts, and lists both sides.
+    """Follows, blocks and mutes accounts, and lists who follows whom.
     """
 
     def FollowUser(self, request, context):
@@ -90,6 +110,37 @@ class GraphServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BlockUser(self, request, context):
+        """Blocks an account: both follows end, and neither can follow, answer, quote, like or retweet
+        the other. Idempotent. Fails with SELF_BLOCK and USER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnblockUser(self, request, context):
+        """Unblocks an account; follows do not come back. Idempotent. Fails with SELF_BLOCK and
+        USER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MuteUser(self, request, context):
+        """Mutes an account: its tweets, and retweets of and replies to them, leave the home timeline.
+        Idempotent. Fails with SELF_MUTE and USER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnmuteUser(self, request, context):
+        """Unmutes an account. Idempotent. Fails with SELF_MUTE and USER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GraphServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +164,26 @@ def add_GraphServiceServicer_to_server(servicer, server):
                     request_deserializer=chirp_dot_v1_dot_graph__pb2.ListFollowingRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_graph__pb2.ListFollowingResponse.SerializeToString,
             ),
+            'BlockUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.BlockUser,
+                    request_deserializer=chirp_dot_v1_dot_graph__pb2.BlockUserRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_user__pb2.User.SerializeToString,
+            ),
+            'UnblockUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnblockUser,
+                    request_deserializer=chirp_dot_v1_dot_graph__pb2.UnblockUserRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_user__pb2.User.SerializeToString,
+            ),
+            'MuteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.MuteUser,
+                    request_deserializer=chirp_dot_v1_dot_graph__pb2.MuteUserRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_user__pb2.User.SerializeToString,
+            ),
+            'UnmuteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnmuteUser,
+                    request_deserializer=chirp_dot_v1_dot_graph__pb2.UnmuteUserRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_user__pb2.User.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'chirp.v1.GraphService', rpc_method_handlers)
@@ -122,7 +193,7 @@ def add_GraphServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GraphService:
-    """Follows and unfollows accounts, and lists both sides.
+    """Follows, blocks and mutes accounts, and lists who follows whom.
     """
 
     @staticmethod
@@ -233,6 +304,114 @@ class GraphService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def BlockUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.GraphService/BlockUser',
+            chirp_dot_v1_dot_graph__pb2.BlockUserRequest.SerializeToString,
+            chirp_dot_v1_dot_user__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnblockUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.GraphService/UnblockUser',
+            chirp_dot_v1_dot_graph__pb2.UnblockUserRequest.SerializeToString,
+            chirp_dot_v1_dot_user__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MuteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.GraphService/MuteUser',
+            chirp_dot_v1_dot_graph__pb2.MuteUserRequest.SerializeToString,
+            chirp_dot_v1_dot_user__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnmuteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.GraphService/UnmuteUser',
+            chirp_dot_v1_dot_graph__pb2.UnmuteUserRequest.SerializeToString,
+            chirp_dot_v1_dot_user__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class FollowerDirectoryServiceStub:
     """Answers other Chirp services about followers. Not reachable through the gateway.
@@ -299,6 +478,82 @@ class FollowerDirectoryService:
             '/chirp.v1.FollowerDirectoryService/ListFollowerIds',
             chirp_dot_v1_dot_graph__pb2.ListFollowerIdsRequest.SerializeToString,
             chirp_dot_v1_dot_graph__pb2.ListFollowerIdsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class BlockDirectoryServiceStub:
+    """Answers other Chirp services about blocks and mutes. Not reachable through the gateway.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.BatchGetBlocks = channel.unary_unary(
+                '/chirp.v1.BlockDirectoryService/BatchGetBlocks',
+                request_serializer=chirp_dot_v1_dot_graph__pb2.BatchGetBlocksRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_graph__pb2.BatchGetBlocksResponse.FromString,
+                _registered_method=True)
+
+
+class BlockDirectoryServiceServicer:
+    """Answers other Chirp services about blocks and mutes. Not reachable through the gateway.
+    """
+
+    def BatchGetBlocks(self, request, context):
+        """Tells which of up to 1,000 accounts block an account, are blocked by it, or are muted by it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_BlockDirectoryServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'BatchGetBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetBlocks,
+                    request_deserializer=chirp_dot_v1_dot_graph__pb2.BatchGetBlocksRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_graph__pb2.BatchGetBlocksResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'chirp.v1.BlockDirectoryService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('chirp.v1.BlockDirectoryService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class BlockDirectoryService:
+    """Answers other Chirp services about blocks and mutes. Not reachable through the gateway.
+    """
+
+    @staticmethod
+    def BatchGetBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.BlockDirectoryService/BatchGetBlocks',
+            chirp_dot_v1_dot_graph__pb2.BatchGetBlocksRequest.SerializeToString,
+            chirp_dot_v1_dot_graph__pb2.BatchGetBlocksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,98 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ExplainReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExplainReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExplainReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPLAIN_REASON_UNSPECIFIED: _ExplainReason.ValueType  # 0
+    """Never sent."""
+    EXPLAIN_REASON_SHOWN: _ExplainReason.ValueType  # 1
+    """It is there."""
+    EXPLAIN_REASON_NO_SUCH_TWEET: _ExplainReason.ValueType  # 2
+    """There is no such tweet."""
+    EXPLAIN_REASON_DELETED: _ExplainReason.ValueType  # 3
+    """It was deleted, or its retweet was undone."""
+    EXPLAIN_REASON_ORIGINAL_DELETED: _ExplainReason.ValueType  # 4
+    """It repeats a tweet that was deleted."""
+    EXPLAIN_REASON_NOT_FOLLOWED: _ExplainReason.ValueType  # 5
+    """Its author is not followed."""
+    EXPLAIN_REASON_BLOCKED: _ExplainReason.ValueType  # 6
+    """Its author, the original's author or the author replied to is blocked, or blocks the viewer."""
+    EXPLAIN_REASON_MUTED: _ExplainReason.ValueType  # 7
+    """Its author, the original's author or the author replied to is muted."""
+    EXPLAIN_REASON_REPLY_TO_NOT_FOLLOWED: _ExplainReason.ValueType  # 8
+    """It answers an account that is not followed."""
+    EXPLAIN_REASON_REPEATED: _ExplainReason.ValueType  # 9
+    """An older entry within the repeat distance shows the same tweet."""
+    EXPLAIN_REASON_ON_THE_WAY: _ExplainReason.ValueType  # 10
+    """It should be there, but its event is still on the way."""
+
+class ExplainReason(_ExplainReason, metaclass=_ExplainReasonEnumTypeWrapper):
+    """Why a tweet is or is not in a home timeline."""
+
+EXPLAIN_REASON_UNSPECIFIED: ExplainReason.ValueType  # 0
+"""Never sent."""
+EXPLAIN_REASON_SHOWN: ExplainReason.ValueType  # 1
+"""It is there."""
+EXPLAIN_REASON_NO_SUCH_TWEET: ExplainReason.ValueType  # 2
+"""There is no such tweet."""
+EXPLAIN_REASON_DELETED: ExplainReason.ValueType  # 3
+"""It was deleted, or its retweet was undone."""
+EXPLAIN_REASON_ORIGINAL_DELETED: ExplainReason.ValueType  # 4
+"""It repeats a tweet that was deleted."""
+EXPLAIN_REASON_NOT_FOLLOWED: ExplainReason.ValueType  # 5
+"""Its author is not followed."""
+EXPLAIN_REASON_BLOCKED: ExplainReason.ValueType  # 6
+"""Its author, the original's author or the author replied to is blocked, or blocks the viewer."""
+EXPLAIN_REASON_MUTED: ExplainReason.ValueType  # 7
+"""Its author, the original's author or the author replied to is muted."""
+EXPLAIN_REASON_REPLY_TO_NOT_FOLLOWED: ExplainReason.ValueType  # 8
+"""It answers an account that is not followed."""
+EXPLAIN_REASON_REPEATED: ExplainReason.ValueType  # 9
+"""An older entry within the repeat distance shows the same tweet."""
+EXPLAIN_REASON_ON_THE_WAY: ExplainReason.ValueType  # 10
+"""It should be there, but its event is still on the way."""
+Global___ExplainReason: _TypeAlias = ExplainReason  # noqa: Y015
+
+class _ExplainWay:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExplainWayEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExplainWay.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPLAIN_WAY_UNSPECIFIED: _ExplainWay.ValueType  # 0
+    """Not in the timeline."""
+    EXPLAIN_WAY_OWN: _ExplainWay.ValueType  # 1
+    """The viewer posted it."""
+    EXPLAIN_WAY_PUSHED: _ExplainWay.ValueType  # 2
+    """Fan-out put it into the viewer's window."""
+    EXPLAIN_WAY_PULLED: _ExplainWay.ValueType  # 3
+    """It is pulled from its author's recent entries."""
+    EXPLAIN_WAY_REBUILT: _ExplainWay.ValueType  # 4
+    """The last rebuild put it into the viewer's window."""
+    EXPLAIN_WAY_PAST_THE_WINDOW: _ExplainWay.ValueType  # 5
+    """It is older than the windows reach, and comes from the database."""
+
+class ExplainWay(_ExplainWay, metaclass=_ExplainWayEnumTypeWrapper):
+    """The way by which an entry came into a home timeline."""
+
+EXPLAIN_WAY_UNSPECIFIED: ExplainWay.ValueType  # 0
+"""Not in the timeline."""
+EXPLAIN_WAY_OWN: ExplainWay.ValueType  # 1
+"""The viewer posted it."""
+EXPLAIN_WAY_PUSHED: ExplainWay.ValueType  # 2
+"""Fan-out put it into the viewer's window."""
+EXPLAIN_WAY_PULLED: ExplainWay.ValueType  # 3
+"""It is pulled from its author's recent entries."""
+EXPLAIN_WAY_REBUILT: ExplainWay.ValueType  # 4
+"""The last rebuild put it into the viewer's window."""
+EXPLAIN_WAY_PAST_THE_WINDOW: ExplainWay.ValueType  # 5
+"""It is older than the windows reach, and comes from the database."""
+Global___ExplainWay: _TypeAlias = ExplainWay  # noqa: Y015
 
 @_typing.final
 class GetHomeTimelineRequest(_message.Message):
@@ -190,3 +283,71 @@ class GetUserTimelineResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetUserTimelineResponse: _TypeAlias = GetUserTimelineResponse  # noqa: Y015
+
+@_typing.final
+class ExplainHomeTimelineRequest(_message.Message):
+    """The request of TimelineService.ExplainHomeTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TWEET_ID_FIELD_NUMBER: _builtins.int
+    tweet_id: _builtins.int
+    """Required. The tweet."""
+    def __init__(
+        self,
+        *,
+        tweet_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tweet_id", b"tweet_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainHomeTimelineRequest: _TypeAlias = ExplainHomeTimelineRequest  # noqa: Y015
+
+@_typing.final
+class ExplainHomeTimelineResponse(_message.Message):
+    """The answer of TimelineService.ExplainHomeTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHOWN_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WAY_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    OLDER_ENTRY_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    LAG_MS_FIELD_NUMBER: _builtins.int
+    shown: _builtins.bool
+    """Output only. Whether it is in the timeline."""
+    reason: Global___ExplainReason.ValueType
+    """Output only. Why, or why not."""
+    way: Global___ExplainWay.ValueType
+    """Output only. By which way it came; unspecified where it is not there."""
+    sentence: _builtins.str
+    """Output only. The same in a sentence."""
+    older_entry_id: _builtins.int
+    """Output only. The older entry that shows the same tweet, where that is the reason; else 0."""
+    account_id: _builtins.int
+    """Output only. The account that the reason is about; 0 where it is about none."""
+    lag_ms: _builtins.int
+    """Output only. Milliseconds since the tweet was posted, where it is still on the way; else 0."""
+    def __init__(
+        self,
+        *,
+        shown: _builtins.bool = ...,
+        reason: Global___ExplainReason.ValueType = ...,
+        way: Global___ExplainWay.ValueType = ...,
+        sentence: _builtins.str = ...,
+        older_entry_id: _builtins.int = ...,
+        account_id: _builtins.int = ...,
+        lag_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "lag_ms", b"lag_ms", "older_entry_id", b"older_entry_id", "reason", b"reason", "sentence", b"sentence", "shown", b"shown", "way", b"way"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainHomeTimelineResponse: _TypeAlias = ExplainHomeTimelineResponse  # noqa: Y015

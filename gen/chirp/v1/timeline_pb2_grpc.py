@@ -45,6 +45,11 @@ class TimelineServiceStub:
                 request_serializer=chirp_dot_v1_dot_timeline__pb2.CountNewerRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_timeline__pb2.CountNewerResponse.FromString,
                 _registered_method=True)
+        self.ExplainHomeTimeline = channel.unary_unary(
+                '/chirp.v1.TimelineService/ExplainHomeTimeline',
+                request_serializer=chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineResponse.FromString,
+                _registered_method=True)
         self.GetUserTimeline = channel.unary_unary(
                 '/chirp.v1.TimelineService/GetUserTimeline',
                 request_serializer=chirp_dot_v1_dot_timeline__pb2.GetUserTimelineRequest.SerializeToString,
@@ -71,6 +76,13 @@ class TimelineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainHomeTimeline(self, request, context):
+        """Explains whether a tweet stands in the caller's home timeline, and why, or why not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetUserTimeline(self, request, context):
         """Gets a page of what one account posted, newest first. Open. Fails with USER_NOT_FOUND.
         """
@@ -90,6 +102,11 @@ def add_TimelineServiceServicer_to_server(servicer, server):
                     servicer.CountNewer,
                     request_deserializer=chirp_dot_v1_dot_timeline__pb2.CountNewerRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_timeline__pb2.CountNewerResponse.SerializeToString,
+            ),
+            'ExplainHomeTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainHomeTimeline,
+                    request_deserializer=chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineResponse.SerializeToString,
             ),
             'GetUserTimeline': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUserTimeline,
@@ -152,6 +169,33 @@ class TimelineService:
             '/chirp.v1.TimelineService/CountNewer',
             chirp_dot_v1_dot_timeline__pb2.CountNewerRequest.SerializeToString,
             chirp_dot_v1_dot_timeline__pb2.CountNewerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainHomeTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TimelineService/ExplainHomeTimeline',
+            chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineRequest.SerializeToString,
+            chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

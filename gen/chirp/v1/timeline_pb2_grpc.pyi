@@ -39,6 +39,8 @@ class TimelineServiceStub:
     """
     CountNewer: _grpc.UnaryUnaryMultiCallable[_timeline_pb2.CountNewerRequest, _timeline_pb2.CountNewerResponse]
     """Counts the entries of the caller's home timeline that are newer than a tweet, up to 800."""
+    ExplainHomeTimeline: _grpc.UnaryUnaryMultiCallable[_timeline_pb2.ExplainHomeTimelineRequest, _timeline_pb2.ExplainHomeTimelineResponse]
+    """Explains whether a tweet stands in the caller's home timeline, and why, or why not."""
     GetUserTimeline: _grpc.UnaryUnaryMultiCallable[_timeline_pb2.GetUserTimelineRequest, _timeline_pb2.GetUserTimelineResponse]
     """Gets a page of what one account posted, newest first. Open. Fails with USER_NOT_FOUND."""
 
@@ -53,6 +55,8 @@ class TimelineServiceAsyncStub(TimelineServiceStub):
     """
     CountNewer: _aio.UnaryUnaryMultiCallable[_timeline_pb2.CountNewerRequest, _timeline_pb2.CountNewerResponse]  # type: ignore[assignment]
     """Counts the entries of the caller's home timeline that are newer than a tweet, up to 800."""
+    ExplainHomeTimeline: _aio.UnaryUnaryMultiCallable[_timeline_pb2.ExplainHomeTimelineRequest, _timeline_pb2.ExplainHomeTimelineResponse]  # type: ignore[assignment]
+    """Explains whether a tweet stands in the caller's home timeline, and why, or why not."""
     GetUserTimeline: _aio.UnaryUnaryMultiCallable[_timeline_pb2.GetUserTimelineRequest, _timeline_pb2.GetUserTimelineResponse]  # type: ignore[assignment]
     """Gets a page of what one account posted, newest first. Open. Fails with USER_NOT_FOUND."""
 
@@ -76,6 +80,14 @@ class TimelineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_timeline_pb2.CountNewerResponse, _abc.Awaitable[_timeline_pb2.CountNewerResponse]]:
         """Counts the entries of the caller's home timeline that are newer than a tweet, up to 800."""
+
+    @_abc_1.abstractmethod
+    def ExplainHomeTimeline(
+        self,
+        request: _timeline_pb2.ExplainHomeTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_timeline_pb2.ExplainHomeTimelineResponse, _abc.Awaitable[_timeline_pb2.ExplainHomeTimelineResponse]]:
+        """Explains whether a tweet stands in the caller's home timeline, and why, or why not."""
 
     @_abc_1.abstractmethod
     def GetUserTimeline(

@@ -43,6 +43,11 @@ class Tweet(_message.Message):
     RETWEET_COUNT_FIELD_NUMBER: _builtins.int
     REPLY_COUNT_FIELD_NUMBER: _builtins.int
     QUOTE_COUNT_FIELD_NUMBER: _builtins.int
+    RETWEETED_TWEET_FIELD_NUMBER: _builtins.int
+    QUOTED_TWEET_FIELD_NUMBER: _builtins.int
+    LIKED_FIELD_NUMBER: _builtins.int
+    RETWEETED_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Output only. The tweet's id; a greater id is a newer tweet."""
     author_id: _builtins.int
@@ -67,6 +72,12 @@ class Tweet(_message.Message):
     """Output only. Direct replies that are not deleted."""
     quote_count: _builtins.int
     """Output only. Quotes that are not deleted."""
+    liked: _builtins.bool
+    """Output only. Whether the caller likes it; absent where the caller is not signed in."""
+    retweeted: _builtins.bool
+    """Output only. Whether the caller retweeted it; absent as above."""
+    gone: _builtins.bool
+    """Output only. In a thread: the tweet was deleted, and only its ids are left."""
     @_builtins.property
     def media_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Output only. At most 4 http or https URLs."""
@@ -86,6 +97,16 @@ class Tweet(_message.Message):
     @_builtins.property
     def author(self) -> _user_pb2.UserSummary:
         """Output only. The author."""
+
+    @_builtins.property
+    def retweeted_tweet(self) -> Global___Tweet:
+        """Output only. The original of a retweet."""
+
+    @_builtins.property
+    def quoted_tweet(self) -> Global___Tweet:
+        """Output only. The tweet that this one quotes; absent where it was deleted, or where its author
+        is blocked either way or muted. A quoted tweet shows no quoted tweet of its own.
+        """
 
     def __init__(
         self,
@@ -107,12 +128,24 @@ class Tweet(_message.Message):
         retweet_count: _builtins.int = ...,
         reply_count: _builtins.int = ...,
         quote_count: _builtins.int = ...,
+        retweeted_tweet: Global___Tweet | None = ...,
+        quoted_tweet: Global___Tweet | None = ...,
+        liked: _builtins.bool | None = ...,
+        retweeted: _builtins.bool | None = ...,
+        gone: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_liked", b"_liked", "_retweeted", b"_retweeted", "author", b"author", "created_at", b"created_at", "liked", b"liked", "quoted_tweet", b"quoted_tweet", "retweeted", b"retweeted", "retweeted_tweet", b"retweeted_tweet"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "author_id", b"author_id", "content", b"content", "conversation_id", b"conversation_id", "created_at", b"created_at", "hashtags", b"hashtags", "id", b"id", "like_count", b"like_count", "location", b"location", "media_urls", b"media_urls", "mentions", b"mentions", "quote_count", b"quote_count", "quote_of", b"quote_of", "reply_count", b"reply_count", "reply_to", b"reply_to", "retweet_count", b"retweet_count", "retweet_of", b"retweet_of"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_liked", b"_liked", "_retweeted", b"_retweeted", "author", b"author", "author_id", b"author_id", "content", b"content", "conversation_id", b"conversation_id", "created_at", b"created_at", "gone", b"gone", "hashtags", b"hashtags", "id", b"id", "like_count", b"like_count", "liked", b"liked", "location", b"location", "media_urls", b"media_urls", "mentions", b"mentions", "quote_count", b"quote_count", "quote_of", b"quote_of", "quoted_tweet", b"quoted_tweet", "reply_count", b"reply_count", "reply_to", b"reply_to", "retweet_count", b"retweet_count", "retweet_of", b"retweet_of", "retweeted", b"retweeted", "retweeted_tweet", b"retweeted_tweet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__liked: _TypeAlias = _typing.Literal["liked"]  # noqa: Y015
+    _WhichOneofArgType__liked: _TypeAlias = _typing.Literal["_liked", b"_liked"]  # noqa: Y015
+    _WhichOneofReturnType__retweeted: _TypeAlias = _typing.Literal["retweeted"]  # noqa: Y015
+    _WhichOneofArgType__retweeted: _TypeAlias = _typing.Literal["_retweeted", b"_retweeted"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__liked) -> _WhichOneofReturnType__liked | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retweeted) -> _WhichOneofReturnType__retweeted | None: ...
 
 Global___Tweet: _TypeAlias = Tweet  # noqa: Y015
 
@@ -281,6 +314,8 @@ class TweetRecord(_message.Message):
     BODY_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
+    ORIGINAL_ID_FIELD_NUMBER: _builtins.int
+    QUOTED_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The tweet's id."""
     version: _builtins.int
@@ -293,6 +328,10 @@ class TweetRecord(_message.Message):
     """A serialised Tweet with nothing but the counts."""
     deleted: _builtins.bool
     """Whether the tweet was deleted."""
+    original_id: _builtins.int
+    """The original of a retweet; 0 where it is none."""
+    quoted_id: _builtins.int
+    """The tweet quoted; 0 where it quotes none."""
     def __init__(
         self,
         *,
@@ -302,10 +341,12 @@ class TweetRecord(_message.Message):
         body: _builtins.bytes = ...,
         counts: _builtins.bytes = ...,
         deleted: _builtins.bool = ...,
+        original_id: _builtins.int = ...,
+        quoted_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_id", b"author_id", "body", b"body", "counts", b"counts", "deleted", b"deleted", "id", b"id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author_id", b"author_id", "body", b"body", "counts", b"counts", "deleted", b"deleted", "id", b"id", "original_id", b"original_id", "quoted_id", b"quoted_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -358,3 +399,361 @@ class BatchGetTweetRecordsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchGetTweetRecordsResponse: _TypeAlias = BatchGetTweetRecordsResponse  # noqa: Y015
+
+@_typing.final
+class CreateLikeRequest(_message.Message):
+    """The request of TweetService.CreateLike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Required. The tweet's id."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateLikeRequest: _TypeAlias = CreateLikeRequest  # noqa: Y015
+
+@_typing.final
+class DeleteLikeRequest(_message.Message):
+    """The request of TweetService.DeleteLike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Required. The tweet's id."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteLikeRequest: _TypeAlias = DeleteLikeRequest  # noqa: Y015
+
+@_typing.final
+class CreateRetweetRequest(_message.Message):
+    """The request of TweetService.CreateRetweet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Required. The tweet's id."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateRetweetRequest: _TypeAlias = CreateRetweetRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRetweetRequest(_message.Message):
+    """The request of TweetService.DeleteRetweet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Required. The tweet's id."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRetweetRequest: _TypeAlias = DeleteRetweetRequest  # noqa: Y015
+
+@_typing.final
+class ListLikersRequest(_message.Message):
+    """The request of TweetService.ListLikers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Required. The tweet's id."""
+    limit: _builtins.int
+    """Optional. How many to answer: 1 to 100, default 20; over 100 means 100, below 1 is an error."""
+    cursor: _builtins.str
+    """Optional. The `nextCursor` of an earlier page; valid for ever."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        limit: _builtins.int | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "cursor", b"cursor", "id", b"id", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___ListLikersRequest: _TypeAlias = ListLikersRequest  # noqa: Y015
+
+@_typing.final
+class ListLikersResponse(_message.Message):
+    """The answer of TweetService.ListLikers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    HAS_MORE_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.str
+    """Output only. Where the next page begins; empty at the end."""
+    has_more: _builtins.bool
+    """Output only. Whether there is a next page."""
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
+        """Output only. Those who like it."""
+
+    def __init__(
+        self,
+        *,
+        users: _abc.Iterable[_user_pb2.User] | None = ...,
+        next_cursor: _builtins.str = ...,
+        has_more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_more", b"has_more", "next_cursor", b"next_cursor", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLikersResponse: _TypeAlias = ListLikersResponse  # noqa: Y015
+
+@_typing.final
+class ListRetweetersRequest(_message.Message):
+    """The request of TweetService.ListRetweeters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Required. The tweet's id."""
+    limit: _builtins.int
+    """Optional. How many to answer: 1 to 100, default 20; over 100 means 100, below 1 is an error."""
+    cursor: _builtins.str
+    """Optional. The `nextCursor` of an earlier page; valid for ever."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        limit: _builtins.int | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "cursor", b"cursor", "id", b"id", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___ListRetweetersRequest: _TypeAlias = ListRetweetersRequest  # noqa: Y015
+
+@_typing.final
+class ListRetweetersResponse(_message.Message):
+    """The answer of TweetService.ListRetweeters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    HAS_MORE_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.str
+    """Output only. Where the next page begins; empty at the end."""
+    has_more: _builtins.bool
+    """Output only. Whether there is a next page."""
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[_user_pb2.User]:
+        """Output only. Those who retweeted it."""
+
+    def __init__(
+        self,
+        *,
+        users: _abc.Iterable[_user_pb2.User] | None = ...,
+        next_cursor: _builtins.str = ...,
+        has_more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_more", b"has_more", "next_cursor", b"next_cursor", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRetweetersResponse: _TypeAlias = ListRetweetersResponse  # noqa: Y015
+
+@_typing.final
+class GetThreadRequest(_message.Message):
+    """The request of TweetService.GetThread."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Required. The tweet's id."""
+    limit: _builtins.int
+    """Optional. How many replies to answer: 1 to 100, default 20; over 100 means 100, below 1 is an
+    error.
+    """
+    cursor: _builtins.str
+    """Optional. The `nextCursor` of an earlier page; valid for ever."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        limit: _builtins.int | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "cursor", b"cursor", "id", b"id", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___GetThreadRequest: _TypeAlias = GetThreadRequest  # noqa: Y015
+
+@_typing.final
+class GetThreadResponse(_message.Message):
+    """The answer of TweetService.GetThread."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANCESTORS_FIELD_NUMBER: _builtins.int
+    TWEET_FIELD_NUMBER: _builtins.int
+    REPLIES_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    HAS_MORE_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.str
+    """Output only. Where the next page of replies begins; empty at the end."""
+    has_more: _builtins.bool
+    """Output only. Whether there is a next page of replies."""
+    @_builtins.property
+    def ancestors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tweet]:
+        """Output only. What the tweet answers, and what that answers, the root first; at most the 5,000
+        nearest.
+        """
+
+    @_builtins.property
+    def tweet(self) -> Global___Tweet:
+        """Output only. The tweet."""
+
+    @_builtins.property
+    def replies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tweet]:
+        """Output only. Direct replies, the oldest first."""
+
+    def __init__(
+        self,
+        *,
+        ancestors: _abc.Iterable[Global___Tweet] | None = ...,
+        tweet: Global___Tweet | None = ...,
+        replies: _abc.Iterable[Global___Tweet] | None = ...,
+        next_cursor: _builtins.str = ...,
+        has_more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tweet", b"tweet"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ancestors", b"ancestors", "has_more", b"has_more", "next_cursor", b"next_cursor", "replies", b"replies", "tweet", b"tweet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetThreadResponse: _TypeAlias = GetThreadResponse  # noqa: Y015
+
+@_typing.final
+class GetViewerMarksRequest(_message.Message):
+    """The request of TweetRecordService.GetViewerMarks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Required. The viewer."""
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Optional. These tweets are answered for whatever their ids are; at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetViewerMarksRequest: _TypeAlias = GetViewerMarksRequest  # noqa: Y015
+
+@_typing.final
+class GetViewerMarksResponse(_message.Message):
+    """The answer of TweetRecordService.GetViewerMarks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIKED_FIELD_NUMBER: _builtins.int
+    RETWEETED_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
+    floor: _builtins.int
+    """Output only. Below this id only what was asked for is answered."""
+    @_builtins.property
+    def liked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Output only. Tweets that the viewer likes: all above `floor`, and those asked for."""
+
+    @_builtins.property
+    def retweeted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Output only. Tweets that the viewer retweeted, likewise."""
+
+    def __init__(
+        self,
+        *,
+        liked: _abc.Iterable[_builtins.int] | None = ...,
+        retweeted: _abc.Iterable[_builtins.int] | None = ...,
+        floor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["floor", b"floor", "liked", b"liked", "retweeted", b"retweeted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetViewerMarksResponse: _TypeAlias = GetViewerMarksResponse  # noqa: Y015

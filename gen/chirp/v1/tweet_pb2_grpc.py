@@ -50,6 +50,41 @@ class TweetServiceStub:
                 request_serializer=chirp_dot_v1_dot_tweet__pb2.DeleteTweetRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_tweet__pb2.DeleteTweetResponse.FromString,
                 _registered_method=True)
+        self.GetThread = channel.unary_unary(
+                '/chirp.v1.TweetService/GetThread',
+                request_serializer=chirp_dot_v1_dot_tweet__pb2.GetThreadRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_tweet__pb2.GetThreadResponse.FromString,
+                _registered_method=True)
+        self.CreateLike = channel.unary_unary(
+                '/chirp.v1.TweetService/CreateLike',
+                request_serializer=chirp_dot_v1_dot_tweet__pb2.CreateLikeRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_tweet__pb2.Tweet.FromString,
+                _registered_method=True)
+        self.DeleteLike = channel.unary_unary(
+                '/chirp.v1.TweetService/DeleteLike',
+                request_serializer=chirp_dot_v1_dot_tweet__pb2.DeleteLikeRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_tweet__pb2.Tweet.FromString,
+                _registered_method=True)
+        self.CreateRetweet = channel.unary_unary(
+                '/chirp.v1.TweetService/CreateRetweet',
+                request_serializer=chirp_dot_v1_dot_tweet__pb2.CreateRetweetRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_tweet__pb2.Tweet.FromString,
+                _registered_method=True)
+        self.DeleteRetweet = channel.unary_unary(
+                '/chirp.v1.TweetService/DeleteRetweet',
+                request_serializer=chirp_dot_v1_dot_tweet__pb2.DeleteRetweetRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_tweet__pb2.Tweet.FromString,
+                _registered_method=True)
+        self.ListLikers = channel.unary_unary(
+                '/chirp.v1.TweetService/ListLikers',
+                request_serializer=chirp_dot_v1_dot_tweet__pb2.ListLikersRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_tweet__pb2.ListLikersResponse.FromString,
+                _registered_method=True)
+        self.ListRetweeters = channel.unary_unary(
+                '/chirp.v1.TweetService/ListRetweeters',
+                request_serializer=chirp_dot_v1_dot_tweet__pb2.ListRetweetersRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_tweet__pb2.ListRetweetersResponse.FromString,
+                _registered_method=True)
         self.BatchGetTweets = channel.unary_unary(
                 '/chirp.v1.TweetService/BatchGetTweets',
                 request_serializer=chirp_dot_v1_dot_tweet__pb2.BatchGetTweetsRequest.SerializeToString,
@@ -84,6 +119,59 @@ class TweetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetThread(self, request, context):
+        """Gets a tweet with the tweets it answers, up to the root, and a page of its direct replies, the
+        oldest first. Open. Deleted members that others hang on are shown as gone. Fails with
+        TWEET_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateLike(self, request, context):
+        """Likes a tweet; of a retweet, its original. Idempotent. Fails with TWEET_NOT_FOUND and BLOCKED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteLike(self, request, context):
+        """Takes a like back; of a retweet, its original's. Idempotent. Fails with TWEET_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRetweet(self, request, context):
+        """Retweets a tweet; of a retweet, its original. Idempotent. Answers the original with its new
+        count. Fails with TWEET_NOT_FOUND and BLOCKED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRetweet(self, request, context):
+        """Undoes a retweet. Idempotent. Answers the original with its new count. Fails with
+        TWEET_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLikers(self, request, context):
+        """Lists who likes a tweet, the newest like first. Open. Fails with TWEET_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRetweeters(self, request, context):
+        """Lists who retweeted a tweet, the newest retweet first. Open. Fails with TWEET_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchGetTweets(self, request, context):
         """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out.
         """
@@ -108,6 +196,41 @@ def add_TweetServiceServicer_to_server(servicer, server):
                     servicer.DeleteTweet,
                     request_deserializer=chirp_dot_v1_dot_tweet__pb2.DeleteTweetRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_tweet__pb2.DeleteTweetResponse.SerializeToString,
+            ),
+            'GetThread': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetThread,
+                    request_deserializer=chirp_dot_v1_dot_tweet__pb2.GetThreadRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_tweet__pb2.GetThreadResponse.SerializeToString,
+            ),
+            'CreateLike': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateLike,
+                    request_deserializer=chirp_dot_v1_dot_tweet__pb2.CreateLikeRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_tweet__pb2.Tweet.SerializeToString,
+            ),
+            'DeleteLike': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteLike,
+                    request_deserializer=chirp_dot_v1_dot_tweet__pb2.DeleteLikeRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_tweet__pb2.Tweet.SerializeToString,
+            ),
+            'CreateRetweet': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRetweet,
+                    request_deserializer=chirp_dot_v1_dot_tweet__pb2.CreateRetweetRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_tweet__pb2.Tweet.SerializeToString,
+            ),
+            'DeleteRetweet': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRetweet,
+                    request_deserializer=chirp_dot_v1_dot_tweet__pb2.DeleteRetweetRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_tweet__pb2.Tweet.SerializeToString,
+            ),
+            'ListLikers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLikers,
+                    request_deserializer=chirp_dot_v1_dot_tweet__pb2.ListLikersRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_tweet__pb2.ListLikersResponse.SerializeToString,
+            ),
+            'ListRetweeters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRetweeters,
+                    request_deserializer=chirp_dot_v1_dot_tweet__pb2.ListRetweetersRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_tweet__pb2.ListRetweetersResponse.SerializeToString,
             ),
             'BatchGetTweets': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGetTweets,
@@ -208,6 +331,195 @@ class TweetService:
             _registered_method=True)
 
     @staticmethod
+    def GetThread(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TweetService/GetThread',
+            chirp_dot_v1_dot_tweet__pb2.GetThreadRequest.SerializeToString,
+            chirp_dot_v1_dot_tweet__pb2.GetThreadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateLike(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TweetService/CreateLike',
+            chirp_dot_v1_dot_tweet__pb2.CreateLikeRequest.SerializeToString,
+            chirp_dot_v1_dot_tweet__pb2.Tweet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteLike(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TweetService/DeleteLike',
+            chirp_dot_v1_dot_tweet__pb2.DeleteLikeRequest.SerializeToString,
+            chirp_dot_v1_dot_tweet__pb2.Tweet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRetweet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TweetService/CreateRetweet',
+            chirp_dot_v1_dot_tweet__pb2.CreateRetweetRequest.SerializeToString,
+            chirp_dot_v1_dot_tweet__pb2.Tweet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRetweet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TweetService/DeleteRetweet',
+            chirp_dot_v1_dot_tweet__pb2.DeleteRetweetRequest.SerializeToString,
+            chirp_dot_v1_dot_tweet__pb2.Tweet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLikers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TweetService/ListLikers',
+            chirp_dot_v1_dot_tweet__pb2.ListLikersRequest.SerializeToString,
+            chirp_dot_v1_dot_tweet__pb2.ListLikersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRetweeters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TweetService/ListRetweeters',
+            chirp_dot_v1_dot_tweet__pb2.ListRetweetersRequest.SerializeToString,
+            chirp_dot_v1_dot_tweet__pb2.ListRetweetersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def BatchGetTweets(request,
             target,
             options=(),
@@ -250,6 +562,11 @@ class TweetRecordServiceStub:
                 request_serializer=chirp_dot_v1_dot_tweet__pb2.BatchGetTweetRecordsRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_tweet__pb2.BatchGetTweetRecordsResponse.FromString,
                 _registered_method=True)
+        self.GetViewerMarks = channel.unary_unary(
+                '/chirp.v1.TweetRecordService/GetViewerMarks',
+                request_serializer=chirp_dot_v1_dot_tweet__pb2.GetViewerMarksRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_tweet__pb2.GetViewerMarksResponse.FromString,
+                _registered_method=True)
 
 
 class TweetRecordServiceServicer:
@@ -264,6 +581,14 @@ class TweetRecordServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetViewerMarks(self, request, context):
+        """Gets what a viewer liked and retweeted: everything above an id, so that tweets that are not
+        named there are known not to be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TweetRecordServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -271,6 +596,11 @@ def add_TweetRecordServiceServicer_to_server(servicer, server):
                     servicer.BatchGetTweetRecords,
                     request_deserializer=chirp_dot_v1_dot_tweet__pb2.BatchGetTweetRecordsRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_tweet__pb2.BatchGetTweetRecordsResponse.SerializeToString,
+            ),
+            'GetViewerMarks': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetViewerMarks,
+                    request_deserializer=chirp_dot_v1_dot_tweet__pb2.GetViewerMarksRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_tweet__pb2.GetViewerMarksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -301,6 +631,33 @@ class TweetRecordService:
             '/chirp.v1.TweetRecordService/BatchGetTweetRecords',
             chirp_dot_v1_dot_tweet__pb2.BatchGetTweetRecordsRequest.SerializeToString,
             chirp_dot_v1_dot_tweet__pb2.BatchGetTweetRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetViewerMarks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TweetRecordService/GetViewerMarks',
+            chirp_dot_v1_dot_tweet__pb2.GetViewerMarksRequest.SerializeToString,
+            chirp_dot_v1_dot_tweet__pb2.GetViewerMarksResponse.FromString,
             options,
             channel_credentials,
             insecure,

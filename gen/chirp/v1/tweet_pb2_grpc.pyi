@@ -42,6 +42,27 @@ class TweetServiceStub:
     """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it was deleted."""
     DeleteTweet: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.DeleteTweetRequest, _tweet_pb2.DeleteTweetResponse]
     """Deletes the caller's own tweet. Fails with TWEET_NOT_FOUND, and NOT_YOURS for another's."""
+    GetThread: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.GetThreadRequest, _tweet_pb2.GetThreadResponse]
+    """Gets a tweet with the tweets it answers, up to the root, and a page of its direct replies, the
+    oldest first. Open. Deleted members that others hang on are shown as gone. Fails with
+    TWEET_NOT_FOUND.
+    """
+    CreateLike: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.CreateLikeRequest, _tweet_pb2.Tweet]
+    """Likes a tweet; of a retweet, its original. Idempotent. Fails with TWEET_NOT_FOUND and BLOCKED."""
+    DeleteLike: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.DeleteLikeRequest, _tweet_pb2.Tweet]
+    """Takes a like back; of a retweet, its original's. Idempotent. Fails with TWEET_NOT_FOUND."""
+    CreateRetweet: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.CreateRetweetRequest, _tweet_pb2.Tweet]
+    """Retweets a tweet; of a retweet, its original. Idempotent. Answers the original with its new
+    count. Fails with TWEET_NOT_FOUND and BLOCKED.
+    """
+    DeleteRetweet: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.DeleteRetweetRequest, _tweet_pb2.Tweet]
+    """Undoes a retweet. Idempotent. Answers the original with its new count. Fails with
+    TWEET_NOT_FOUND.
+    """
+    ListLikers: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.ListLikersRequest, _tweet_pb2.ListLikersResponse]
+    """Lists who likes a tweet, the newest like first. Open. Fails with TWEET_NOT_FOUND."""
+    ListRetweeters: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.ListRetweetersRequest, _tweet_pb2.ListRetweetersResponse]
+    """Lists who retweeted a tweet, the newest retweet first. Open. Fails with TWEET_NOT_FOUND."""
     BatchGetTweets: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.BatchGetTweetsRequest, _tweet_pb2.BatchGetTweetsResponse]
     """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out."""
 
@@ -59,6 +80,27 @@ class TweetServiceAsyncStub(TweetServiceStub):
     """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it was deleted."""
     DeleteTweet: _aio.UnaryUnaryMultiCallable[_tweet_pb2.DeleteTweetRequest, _tweet_pb2.DeleteTweetResponse]  # type: ignore[assignment]
     """Deletes the caller's own tweet. Fails with TWEET_NOT_FOUND, and NOT_YOURS for another's."""
+    GetThread: _aio.UnaryUnaryMultiCallable[_tweet_pb2.GetThreadRequest, _tweet_pb2.GetThreadResponse]  # type: ignore[assignment]
+    """Gets a tweet with the tweets it answers, up to the root, and a page of its direct replies, the
+    oldest first. Open. Deleted members that others hang on are shown as gone. Fails with
+    TWEET_NOT_FOUND.
+    """
+    CreateLike: _aio.UnaryUnaryMultiCallable[_tweet_pb2.CreateLikeRequest, _tweet_pb2.Tweet]  # type: ignore[assignment]
+    """Likes a tweet; of a retweet, its original. Idempotent. Fails with TWEET_NOT_FOUND and BLOCKED."""
+    DeleteLike: _aio.UnaryUnaryMultiCallable[_tweet_pb2.DeleteLikeRequest, _tweet_pb2.Tweet]  # type: ignore[assignment]
+    """Takes a like back; of a retweet, its original's. Idempotent. Fails with TWEET_NOT_FOUND."""
+    CreateRetweet: _aio.UnaryUnaryMultiCallable[_tweet_pb2.CreateRetweetRequest, _tweet_pb2.Tweet]  # type: ignore[assignment]
+    """Retweets a tweet; of a retweet, its original. Idempotent. Answers the original with its new
+    count. Fails with TWEET_NOT_FOUND and BLOCKED.
+    """
+    DeleteRetweet: _aio.UnaryUnaryMultiCallable[_tweet_pb2.DeleteRetweetRequest, _tweet_pb2.Tweet]  # type: ignore[assignment]
+    """Undoes a retweet. Idempotent. Answers the original with its new count. Fails with
+    TWEET_NOT_FOUND.
+    """
+    ListLikers: _aio.UnaryUnaryMultiCallable[_tweet_pb2.ListLikersRequest, _tweet_pb2.ListLikersResponse]  # type: ignore[assignment]
+    """Lists who likes a tweet, the newest like first. Open. Fails with TWEET_NOT_FOUND."""
+    ListRetweeters: _aio.UnaryUnaryMultiCallable[_tweet_pb2.ListRetweetersRequest, _tweet_pb2.ListRetweetersResponse]  # type: ignore[assignment]
+    """Lists who retweeted a tweet, the newest retweet first. Open. Fails with TWEET_NOT_FOUND."""
     BatchGetTweets: _aio.UnaryUnaryMultiCallable[_tweet_pb2.BatchGetTweetsRequest, _tweet_pb2.BatchGetTweetsResponse]  # type: ignore[assignment]
     """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out."""
 
@@ -93,6 +135,69 @@ class TweetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes the caller's own tweet. Fails with TWEET_NOT_FOUND, and NOT_YOURS for another's."""
 
     @_abc_1.abstractmethod
+    def GetThread(
+        self,
+        request: _tweet_pb2.GetThreadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tweet_pb2.GetThreadResponse, _abc.Awaitable[_tweet_pb2.GetThreadResponse]]:
+        """Gets a tweet with the tweets it answers, up to the root, and a page of its direct replies, the
+        oldest first. Open. Deleted members that others hang on are shown as gone. Fails with
+        TWEET_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateLike(
+        self,
+        request: _tweet_pb2.CreateLikeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tweet_pb2.Tweet, _abc.Awaitable[_tweet_pb2.Tweet]]:
+        """Likes a tweet; of a retweet, its original. Idempotent. Fails with TWEET_NOT_FOUND and BLOCKED."""
+
+    @_abc_1.abstractmethod
+    def DeleteLike(
+        self,
+        request: _tweet_pb2.DeleteLikeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tweet_pb2.Tweet, _abc.Awaitable[_tweet_pb2.Tweet]]:
+        """Takes a like back; of a retweet, its original's. Idempotent. Fails with TWEET_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def CreateRetweet(
+        self,
+        request: _tweet_pb2.CreateRetweetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tweet_pb2.Tweet, _abc.Awaitable[_tweet_pb2.Tweet]]:
+        """Retweets a tweet; of a retweet, its original. Idempotent. Answers the original with its new
+        count. Fails with TWEET_NOT_FOUND and BLOCKED.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteRetweet(
+        self,
+        request: _tweet_pb2.DeleteRetweetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tweet_pb2.Tweet, _abc.Awaitable[_tweet_pb2.Tweet]]:
+        """Undoes a retweet. Idempotent. Answers the original with its new count. Fails with
+        TWEET_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLikers(
+        self,
+        request: _tweet_pb2.ListLikersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tweet_pb2.ListLikersResponse, _abc.Awaitable[_tweet_pb2.ListLikersResponse]]:
+        """Lists who likes a tweet, the newest like first. Open. Fails with TWEET_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListRetweeters(
+        self,
+        request: _tweet_pb2.ListRetweetersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tweet_pb2.ListRetweetersResponse, _abc.Awaitable[_tweet_pb2.ListRetweetersResponse]]:
+        """Lists who retweeted a tweet, the newest retweet first. Open. Fails with TWEET_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
     def BatchGetTweets(
         self,
         request: _tweet_pb2.BatchGetTweetsRequest,
@@ -113,6 +218,10 @@ class TweetRecordServiceStub:
     """Gets the stored form of up to 1,000 tweets for splicing into answers. Unknown ids are left
     out; a deleted tweet is answered as deleted; order is not kept.
     """
+    GetViewerMarks: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.GetViewerMarksRequest, _tweet_pb2.GetViewerMarksResponse]
+    """Gets what a viewer liked and retweeted: everything above an id, so that tweets that are not
+    named there are known not to be.
+    """
 
 @_typing.type_check_only
 class TweetRecordServiceAsyncStub(TweetRecordServiceStub):
@@ -122,6 +231,10 @@ class TweetRecordServiceAsyncStub(TweetRecordServiceStub):
     BatchGetTweetRecords: _aio.UnaryUnaryMultiCallable[_tweet_pb2.BatchGetTweetRecordsRequest, _tweet_pb2.BatchGetTweetRecordsResponse]  # type: ignore[assignment]
     """Gets the stored form of up to 1,000 tweets for splicing into answers. Unknown ids are left
     out; a deleted tweet is answered as deleted; order is not kept.
+    """
+    GetViewerMarks: _aio.UnaryUnaryMultiCallable[_tweet_pb2.GetViewerMarksRequest, _tweet_pb2.GetViewerMarksResponse]  # type: ignore[assignment]
+    """Gets what a viewer liked and retweeted: everything above an id, so that tweets that are not
+    named there are known not to be.
     """
 
 class TweetRecordServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -135,6 +248,16 @@ class TweetRecordServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tweet_pb2.BatchGetTweetRecordsResponse, _abc.Awaitable[_tweet_pb2.BatchGetTweetRecordsResponse]]:
         """Gets the stored form of up to 1,000 tweets for splicing into answers. Unknown ids are left
         out; a deleted tweet is answered as deleted; order is not kept.
+        """
+
+    @_abc_1.abstractmethod
+    def GetViewerMarks(
+        self,
+        request: _tweet_pb2.GetViewerMarksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tweet_pb2.GetViewerMarksResponse, _abc.Awaitable[_tweet_pb2.GetViewerMarksResponse]]:
+        """Gets what a viewer liked and retweeted: everything above an id, so that tweets that are not
+        named there are known not to be.
         """
 
 def add_TweetRecordServiceServicer_to_server(servicer: TweetRecordServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

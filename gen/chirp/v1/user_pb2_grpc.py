@@ -471,6 +471,11 @@ class UserDirectoryServiceStub:
                 request_serializer=chirp_dot_v1_dot_user__pb2.BatchGetUserSummariesRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_user__pb2.BatchGetUserSummariesResponse.FromString,
                 _registered_method=True)
+        self.BatchGetUsers = channel.unary_unary(
+                '/chirp.v1.UserDirectoryService/BatchGetUsers',
+                request_serializer=chirp_dot_v1_dot_user__pb2.BatchGetUsersRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_user__pb2.BatchGetUsersResponse.FromString,
+                _registered_method=True)
         self.ResolveUsernames = channel.unary_unary(
                 '/chirp.v1.UserDirectoryService/ResolveUsernames',
                 request_serializer=chirp_dot_v1_dot_user__pb2.ResolveUsernamesRequest.SerializeToString,
@@ -484,6 +489,13 @@ class UserDirectoryServiceServicer:
 
     def BatchGetUserSummaries(self, request, context):
         """Gets the short form of up to 1,000 accounts. Unknown ids are left out; order is not kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetUsers(self, request, context):
+        """Gets up to 1,000 accounts as a viewer sees them. Unknown ids are left out; order is not kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -503,6 +515,11 @@ def add_UserDirectoryServiceServicer_to_server(servicer, server):
                     servicer.BatchGetUserSummaries,
                     request_deserializer=chirp_dot_v1_dot_user__pb2.BatchGetUserSummariesRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_user__pb2.BatchGetUserSummariesResponse.SerializeToString,
+            ),
+            'BatchGetUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetUsers,
+                    request_deserializer=chirp_dot_v1_dot_user__pb2.BatchGetUsersRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_user__pb2.BatchGetUsersResponse.SerializeToString,
             ),
             'ResolveUsernames': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveUsernames,
@@ -538,6 +555,33 @@ class UserDirectoryService:
             '/chirp.v1.UserDirectoryService/BatchGetUserSummaries',
             chirp_dot_v1_dot_user__pb2.BatchGetUserSummariesRequest.SerializeToString,
             chirp_dot_v1_dot_user__pb2.BatchGetUserSummariesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.UserDirectoryService/BatchGetUsers',
+            chirp_dot_v1_dot_user__pb2.BatchGetUsersRequest.SerializeToString,
+            chirp_dot_v1_dot_user__pb2.BatchGetUsersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -175,6 +175,8 @@ class UserDirectoryServiceStub:
     def __new__(cls, channel: _aio.Channel) -> UserDirectoryServiceAsyncStub: ...
     BatchGetUserSummaries: _grpc.UnaryUnaryMultiCallable[_user_pb2.BatchGetUserSummariesRequest, _user_pb2.BatchGetUserSummariesResponse]
     """Gets the short form of up to 1,000 accounts. Unknown ids are left out; order is not kept."""
+    BatchGetUsers: _grpc.UnaryUnaryMultiCallable[_user_pb2.BatchGetUsersRequest, _user_pb2.BatchGetUsersResponse]
+    """Gets up to 1,000 accounts as a viewer sees them. Unknown ids are left out; order is not kept."""
     ResolveUsernames: _grpc.UnaryUnaryMultiCallable[_user_pb2.ResolveUsernamesRequest, _user_pb2.ResolveUsernamesResponse]
     """Resolves up to 100 usernames, without regard to case. Unknown names are left out."""
 
@@ -185,6 +187,8 @@ class UserDirectoryServiceAsyncStub(UserDirectoryServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     BatchGetUserSummaries: _aio.UnaryUnaryMultiCallable[_user_pb2.BatchGetUserSummariesRequest, _user_pb2.BatchGetUserSummariesResponse]  # type: ignore[assignment]
     """Gets the short form of up to 1,000 accounts. Unknown ids are left out; order is not kept."""
+    BatchGetUsers: _aio.UnaryUnaryMultiCallable[_user_pb2.BatchGetUsersRequest, _user_pb2.BatchGetUsersResponse]  # type: ignore[assignment]
+    """Gets up to 1,000 accounts as a viewer sees them. Unknown ids are left out; order is not kept."""
     ResolveUsernames: _aio.UnaryUnaryMultiCallable[_user_pb2.ResolveUsernamesRequest, _user_pb2.ResolveUsernamesResponse]  # type: ignore[assignment]
     """Resolves up to 100 usernames, without regard to case. Unknown names are left out."""
 
@@ -198,6 +202,14 @@ class UserDirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.BatchGetUserSummariesResponse, _abc.Awaitable[_user_pb2.BatchGetUserSummariesResponse]]:
         """Gets the short form of up to 1,000 accounts. Unknown ids are left out; order is not kept."""
+
+    @_abc_1.abstractmethod
+    def BatchGetUsers(
+        self,
+        request: _user_pb2.BatchGetUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_pb2.BatchGetUsersResponse, _abc.Awaitable[_user_pb2.BatchGetUsersResponse]]:
+        """Gets up to 1,000 accounts as a viewer sees them. Unknown ids are left out; order is not kept."""
 
     @_abc_1.abstractmethod
     def ResolveUsernames(
