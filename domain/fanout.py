@@ -15,11 +15,18 @@ class Delivery(IntEnum):
 
     PUSH = 1  # into the followers' materialised timelines
     PULL = 2  # from the author's recent entries, when a timeline is read
+    PUSH_ACTIVE = 3  # into the timelines of followers who read of late; the others' are dropped
 
 
 def plan(tier: Tier) -> Delivery:
     """Returns the way that a tweet of an author of this tier goes."""
-    return Delivery.PUSH if tier is Tier.NORMAL else Delivery.PULL
+    match tier:
+        case Tier.NORMAL:
+            return Delivery.PUSH
+        case Tier.INFLUENCER:
+            return Delivery.PUSH_ACTIVE
+        case Tier.CELEBRITY:
+            return Delivery.PULL
 
 
 def shard_of(user: UserId, shards: int) -> int:

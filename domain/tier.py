@@ -1,5 +1,6 @@
 """Which tier an account is in, and so how its tweets reach its followers."""
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -27,9 +28,23 @@ def next_tier(tier: Tier, follower_count: int, thresholds: Thresholds) -> Tier:
     An account goes up at a tier's line and comes down only below `hysteresis` of it, so that one
     that hovers at a line does not change its tier with every follow.
     """
-    lines = {Tier.INFLUENCER: thresholds.influencer, Tier.CELEBRITY: thresholds.celebrity}
-    while tier < Tier.CELEBRITY and follower_count >= lines[Tier(tier + 1)]:
+    while (line := rises_at(tier, thresholds)) is not None and follower_count >= line:
         tier = Tier(tier + 1)
-    while tier > Tier.NORMAL and follower_count < thresholds.hysteresis * lines[tier]:
+    while (line := falls_below(tier, thresholds)) is not None and follower_count < line:
         tier = Tier(tier - 1)
     return tier
+
+
+def rises_at(tier: Tier, thresholds: Thresholds) -> int | None:
+    """Returns from how many followers on an account leaves `tier` upward; None for the highest."""
+    if tier is Tier.CELEBRITY:
+        return None
+    return thresholds.influencer if tier is Tier.NORMAL else thresholds.celebrity
+
+
+def falls_below(tier: Tier, thresholds: Thresholds) -> int | None:
+    """Returns how many followers an account must keep to stay in `tier`; None for the lowest."""
+    if tier is Tier.NORMAL:
+        return None
+    line = thresholds.influencer if tier is Tier.INFLUENCER else thresholds.celebrity
+    return math.ceil(thresholds.hysteresis * line)

@@ -49,6 +49,9 @@ class Page:
     entries: Sequence[Entry]
     has_more: bool
     complete: bool
+    originals: Sequence[TweetId] = ()
+    """The originals of all retweets that the page depends on: on it, left out, or in the
+    look-ahead. Where one of them was deleted, the page must be cut again without it."""
 
 
 def is_visible(entry: Entry, viewer: Viewer) -> bool:
@@ -97,7 +100,8 @@ def page(
 ) -> Page:
     """Cuts a page out of a window: the newest `limit` entries with `above` < id < `below`.
 
-    1. Keep what rule 2 lets the viewer see, and what is not known to be deleted.
+    1. Keep what rule 2 lets the viewer see; `deleted` are tweets known to be deleted, whose entries
+       and retweets are left out.
     2. Leave out an entry where one of the next `repeat_distance` older ones is of the same key
        (rule 4). Only a retweet can be left out: nothing older than a tweet repeats it. What is
        newer plays no part, so a page never depends on what came above it.
@@ -108,15 +112,18 @@ def page(
     seen: list[Entry] = []  # visible entries, as far as they were needed
     chosen: list[Entry] = []
     position = 0
+    has_more = False
     while True:
         if position == len(seen):
             seen.extend(islice(visible, limit + 1))
         if position == len(seen):
             # What is below the floor may still belong here, unless nothing below is asked for.
-            return Page(chosen, False, complete=window.floor <= above + 1)
+            complete = window.floor <= above + 1
+            break
         entry = seen[position]
+        complete = True
         if entry[0] <= above:
-            return Page(chosen, False, complete=True)
+            break
         if entry[2] != NO_TWEET:
             missing = position + 1 + repeat_distance - len(seen)
             if missing > 0:
@@ -125,11 +132,14 @@ def page(
                 position += 1
                 continue
             if position + repeat_distance >= len(seen) and window.floor != 0:
-                return Page(chosen, False, complete=False)
+                complete = False
+                break
         if len(chosen) == limit:
-            return Page(chosen, True, complete=True)
+            has_more = True
+            break
         chosen.append(entry)
         position += 1
+    return Page(chosen, has_more, complete, [entry[2] for entry in seen if entry[2] != NO_TWEET])
 
 
 def _visible(
@@ -140,6 +150,7 @@ def _visible(
             (below is None or entry[0] < below)
             and is_visible(entry, viewer)
             and entry[0] not in deleted
+            and (entry[2] == NO_TWEET or entry[2] not in deleted)
         ):
             yield entry
 

@@ -56,19 +56,23 @@ class BoundService:
 
 
 def bind(
-    service: descriptor.ServiceDescriptor, servicer: object, verifier: TokenVerifier
+    service: descriptor.ServiceDescriptor,
+    servicer: object | tuple[object, ...],
+    verifier: TokenVerifier,
 ) -> BoundService:
-    """Binds every method of `service` to the method of the same name of `servicer`.
+    """Binds every method of `service` to the method of the same name of `servicer`, or of the one
+    of several that has it.
 
     A method takes the request and a `Call`, and returns the answer's message, or its serialised
     bytes, which go out as they are. It raises `domain.errors`; anything else becomes INTERNAL.
     """
+    servicers = cast("tuple[object, ...]", servicer if isinstance(servicer, tuple) else (servicer,))
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
         path = f"/{service.full_name}/{method.name}"
         request_class = message_factory.GetMessageClass(method.input_type)
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            _answering(path, getattr(servicer, method.name), verifier),
+            _answering(path, _method(servicers, method.name), verifier),
             request_deserializer=request_class.FromString,
             response_serializer=_serialise,
         )
@@ -95,6 +99,11 @@ def authenticate(
     if rule is not Access.OPEN:
         raise Unauthenticated("this method needs an access token")
     return ANONYMOUS
+
+
+def _method(servicers: tuple[object, ...], name: str) -> Method:
+    (method,) = [getattr(each, name) for each in servicers if hasattr(each, name)]
+    return cast(Method, method)
 
 
 def _answering(path: str, method: Method, verifier: TokenVerifier) -> Any:

@@ -90,6 +90,21 @@ def token(
 
 
 @app.command()
+def tier(
+    user: Annotated[str, typer.Argument(help="A username, or the id of an account.")],
+) -> None:
+    """Show an account's tier, its history, and how its next tweet reaches its followers."""
+    import asyncio
+
+    from rich.console import Console
+
+    from ops import stack
+    from ops import tier as module
+
+    Console().print(asyncio.run(module.show(stack.running(), user)))
+
+
+@app.command()
 def load(
     graph: Annotated[
         Path | None,

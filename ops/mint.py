@@ -3,12 +3,10 @@ account of a loaded graph has no password, so this is its only way in. Needs the
 
 import time
 
-from domain.ids import UserId
 from mesh.settings import Settings
 from mesh.tokens import TokenSigner
-from storage import database, sessions, snowflakes, users
-from storage.database import Connection
-from storage.users import UserRow
+from ops import accounts
+from storage import database, sessions, snowflakes
 
 
 async def token(settings: Settings, user: str) -> str:
@@ -17,19 +15,9 @@ async def token(settings: Settings, user: str) -> str:
     signer = TokenSigner(settings)
     async with database.open_pool(settings, size_max=2) as pool:
         async with pool.connection() as connection:
-            row = await _find(connection, user)
-        if row is None:
-            raise LookupError(f"no account {user!r}")
+            row = await accounts.find(connection, user)
         async with snowflakes.lease(pool) as ids, pool.connection() as connection:
             session_id = ids.mint()
             lifetime_s = settings.token_lifetime_s
             await sessions.insert(connection, session_id, row.id, lifetime_s=lifetime_s)
         return signer.sign_user(row.id, session_id, lifetime_s=lifetime_s, now=time.time())
-
-
-async def _find(connection: Connection, user: str) -> UserRow | None:
-    # A username may be all digits: the name comes first, as people say it more often.
-    row = await users.fetch_by_username(connection, user)
-    if row is None and user.isdecimal() and len(user) <= 18:
-        row = await users.fetch_by_id(connection, UserId(int(user)))
-    return row

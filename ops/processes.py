@@ -48,6 +48,7 @@ KINDS: tuple[ProcessKind, ...] = (
             "chirp.v1.UserService",
             "chirp.v1.UserDirectoryService",
             "chirp.v1.GraphService",
+            "chirp.v1.BlockDirectoryService",
             "chirp.v1.FollowerDirectoryService",
         ),
         target="CHIRP_GRAPH_TARGET",

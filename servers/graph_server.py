@@ -1,4 +1,5 @@
-"""The graph server: accounts (UserService), follows (GraphService), and what others ask of both.
+"""The graph server: accounts (UserService), follows, blocks and mutes (GraphService), and what
+other servers ask of both.
 
     python -m servers.graph_server
 
@@ -18,9 +19,11 @@ from domain.tier import Thresholds
 from mesh import rpc, server, tokens
 from mesh.settings import Settings
 from mesh.tokens import TokenSigner, TokenVerifier
+from servers.block_directory import BlockDirectoryService
 from servers.follower_directory import FollowerDirectoryService
 from servers.graph_service import GraphService
 from servers.passwords import open_passwords
+from servers.relations import Relations
 from servers.user_directory import UserDirectoryService
 from servers.user_service import UserService
 from storage import database, sessions, snowflakes, valkey
@@ -49,14 +52,15 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
     ):
         timelines = TimelineStore(cache, settings)
         user_service = UserService(settings, pool, ids, passwords, TokenSigner(settings), time.time)
-        graph_service = GraphService(pool, ids, thresholds, timelines.drop, time.time)
+        relations = Relations(pool, ids, thresholds, timelines.drop, time.time)
         users = user_pb2.DESCRIPTOR.services_by_name
         graph = graph_pb2.DESCRIPTOR.services_by_name
         yield server.Process(
             services=[
                 rpc.bind(users["UserService"], user_service, verifier),
                 rpc.bind(users["UserDirectoryService"], UserDirectoryService(pool), verifier),
-                rpc.bind(graph["GraphService"], graph_service, verifier),
+                rpc.bind(graph["GraphService"], GraphService(pool, relations), verifier),
+                rpc.bind(graph["BlockDirectoryService"], BlockDirectoryService(pool), verifier),
                 rpc.bind(
                     graph["FollowerDirectoryService"], FollowerDirectoryService(pool), verifier
                 ),

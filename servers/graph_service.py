@@ -1,60 +1,64 @@
-"""GraphService: who follows whom.
+"""GraphService: who follows, blocks and mutes whom. `servers/relations.py` changes it."""
 
-A follow changes two accounts' rows. In one transaction:
- 1. both rows are locked in the order of ids: no two calls wait for each other, and the followee's
-    events take their place in the outbox in the order of their commits;
- 2. the follow is written, and nothing more is done where it was so already;
- 3. followee's count and tier, follower's count, and the event.
-"""
+from collections.abc import Sequence
 
-import logging
-from collections.abc import Awaitable, Callable, Sequence
-
-import redis.exceptions
-from chirp.v1 import events_pb2, graph_pb2, user_pb2
+from chirp.v1 import graph_pb2, user_pb2
 
 from domain import paging, user
-from domain.errors import SelfFollow, Unauthenticated, UserNotFound
+from domain.errors import InvalidArgument, SelfBlock, SelfFollow, SelfMute, UserNotFound
 from domain.ids import MAX_ID, UserId
-from domain.tier import Thresholds, Tier, next_tier
 from mesh.rpc import Call
+from servers.relations import Relations
 from servers.user_message import present
-from servers.user_service import require_session
-from storage import follows, outbox, users
+from storage import follows, users
 from storage.database import Connection, Pool
 from storage.follows import ListedRow
-from storage.snowflakes import IdMinter
-from storage.users import LockedRow
-
-log = logging.getLogger(__name__)
 
 
 class GraphService:
-    """Answers chirp.v1.GraphService. `drop_timeline` is told whose follows have changed."""
+    """Answers chirp.v1.GraphService. Each change answers the other account as it is afterwards."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        ids: IdMinter,
-        thresholds: Thresholds,
-        drop_timeline: Callable[[UserId], Awaitable[object]],
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, pool: Pool, relations: Relations) -> None:
         self._pool = pool
-        self._ids = ids
-        self._thresholds = thresholds
-        self._drop_timeline = drop_timeline
-        self._clock = clock
+        self._relations = relations
 
     async def FollowUser(self, request: graph_pb2.FollowUserRequest, call: Call) -> user_pb2.User:
         """Follows; changes and tells nothing where it was so already."""
-        return await self._change(_other(request.id, call), call, following=True)
+        followee = _other(request.id, call, SelfFollow)
+        await self._relations.follow(call, followee)
+        return await self._answer(followee, call)
 
     async def UnfollowUser(
         self, request: graph_pb2.UnfollowUserRequest, call: Call
     ) -> user_pb2.User:
         """Unfollows; changes and tells nothing where it was so already."""
-        return await self._change(_other(request.id, call), call, following=False)
+        followee = _other(request.id, call, SelfFollow)
+        await self._relations.unfollow(call, followee)
+        return await self._answer(followee, call)
+
+    async def BlockUser(self, request: graph_pb2.BlockUserRequest, call: Call) -> user_pb2.User:
+        """Blocks and ends both follows; changes and tells nothing where it was so already."""
+        other = _other(request.id, call, SelfBlock)
+        await self._relations.block(call, other)
+        return await self._answer(other, call)
+
+    async def UnblockUser(self, request: graph_pb2.UnblockUserRequest, call: Call) -> user_pb2.User:
+        """Unblocks; changes and tells nothing where it was so already."""
+        other = _other(request.id, call, SelfBlock)
+        await self._relations.unblock(call, other)
+        return await self._answer(other, call)
+
+    async def MuteUser(self, request: graph_pb2.MuteUserRequest, call: Call) -> user_pb2.User:
+        """Mutes; changes and tells nothing where it was so already."""
+        other = _other(request.id, call, SelfMute)
+        await self._relations.mute(call, other)
+        return await self._answer(other, call)
+
+    async def UnmuteUser(self, request: graph_pb2.UnmuteUserRequest, call: Call) -> user_pb2.User:
+        """Unmutes; changes and tells nothing where it was so already."""
+        other = _other(request.id, call, SelfMute)
+        await self._relations.unmute(call, other)
+        return await self._answer(other, call)
 
     async def ListFollowers(
         self, request: graph_pb2.ListFollowersRequest, call: Call
@@ -88,72 +92,18 @@ class GraphService:
             users=listed, next_cursor=_next_cursor(rows, limit), has_more=has_more
         )
 
-    async def _change(self, followee: UserId, call: Call, *, following: bool) -> user_pb2.User:
-        async with self._pool.connection() as connection, connection.transaction():
-            changed = await self._write(connection, followee, call, following=following)
-        if changed:
-            await self._forget_timeline(call.caller)
+    async def _answer(self, user_id: UserId, call: Call) -> user_pb2.User:
         async with self._pool.connection() as connection:
-            row = await users.fetch_by_id(connection, followee)
+            row = await users.fetch_by_id(connection, user_id)
             if row is None:
                 raise UserNotFound("no such account")
-            relations = await follows.fetch_relations(connection, call.caller, [followee])
-        return present(row, relations[followee])
-
-    async def _write(
-        self, connection: Connection, followee: UserId, call: Call, *, following: bool
-    ) -> bool:
-        follower = call.caller
-        await require_session(connection, call)
-        locked = await users.lock_pair(connection, follower, followee)
-        if followee not in locked:
-            raise UserNotFound("no such account")
-        if follower not in locked:
-            raise Unauthenticated("the account of this token is gone")
-        if following:
-            # Minted while the rows are held: the lists' order is the order of the commits.
-            follow_id = self._ids.mint()
-            changed = await follows.insert(
-                connection, follow_id=follow_id, follower=follower, followee=followee
-            )
-        else:
-            changed = await follows.delete(connection, follower=follower, followee=followee)
-        if changed:
-            delta = 1 if following else -1
-            await self._count(connection, locked[followee], delta)
-            await users.add_to_following_count(connection, follower, delta)
-            event = self._event(follower, followee, following=following)
-            await outbox.insert(
-                connection, partition_key=followee, payload=event.SerializeToString()
-            )
-        return changed
-
-    async def _count(self, connection: Connection, followee: LockedRow, delta: int) -> None:
-        follower_count = followee.follower_count + delta
-        tier = next_tier(Tier(followee.tier), follower_count, self._thresholds)
-        await users.update_follower_count(
-            connection, followee.id, follower_count=follower_count, tier=tier
-        )
-
-    async def _forget_timeline(self, viewer: UserId) -> None:
-        # The event does it too, a little later; this makes the follow show at the next read.
-        try:
-            await self._drop_timeline(viewer)
-        except (redis.exceptions.RedisError, OSError, TimeoutError) as error:
-            log.warning("a timeline was not dropped, its cache is away: %s", error)
-
-    def _event(self, follower: UserId, followee: UserId, *, following: bool) -> events_pb2.Event:
-        event = events_pb2.Event()
-        event.occurred_at.FromMilliseconds(int(self._clock() * 1000))
-        kind = event.user_followed if following else event.user_unfollowed
-        kind.follower_id = follower
-        kind.followee_id = followee
-        return event
+            relations = await follows.fetch_relations(connection, call.caller, [user_id])
+        return present(row, relations[user_id])
 
 
-def _other(user_id: int, call: Call) -> UserId:
+def _other(user_id: int, call: Call, own: type[InvalidArgument]) -> UserId:
     if user_id == call.caller:
-        raise SelfFollow.of("id", "must not be your own")
+        raise own.of("id", "must not be your own")
     return UserId(user.check_id(user_id))
 
 

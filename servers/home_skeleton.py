@@ -14,9 +14,9 @@ While Valkey is away, steps 1 to 4 are left out: slower, and right.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Container, Coroutine
+from collections.abc import Container, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis.exceptions
 
@@ -27,7 +27,7 @@ from mesh.settings import Settings
 from servers.viewers import Known, Viewers
 from storage import candidates
 from storage.database import Pool
-from storage.timelines import TimelineStore, WindowKind, decode
+from storage.timelines import LEASE_RENEW_S, TimelineStore, WindowKind, decode
 from storage.valkey_connection import Command, SharedConnection
 
 ABOVE_ALL = (1 << 63) - 1
@@ -36,7 +36,6 @@ ATTEMPTS_MAX = 4  # relations that change as fast as they are read are not worth
 OLDER_FIRST = 100  # candidates in the first query past the window; the next ones ask for more
 OLDER_LAST = 3_200
 REBUILDS_MAX = 4  # at a time; a cold cache must not take the whole database
-KEEP_EVERY_S = 6 * 3_600.0  # how often a reader's timeline has its life extended
 CACHE_AWAY = (OSError, redis.exceptions.RedisError)
 
 log = logging.getLogger(__name__)
@@ -49,6 +48,22 @@ class Asked:
     below: int | None
     above: int
     limit: int
+
+
+class Read(NamedTuple):
+    """What one look at the windows gave."""
+
+    viewer: Viewer
+    window: Window
+    marks_token: bytes | None
+
+
+class Skeleton(NamedTuple):
+    """A page of entries, for whom it was cut, and the token of the viewer's marks."""
+
+    page: Page
+    viewer: Viewer
+    marks_token: bytes | None
 
 
 class HomeSkeleton:
@@ -74,23 +89,24 @@ class HomeSkeleton:
         self._kept: OrderedDict[UserId, float] = OrderedDict()
         self._kept_max = settings.viewer_cache_max
 
-    async def page(self, user: UserId, asked: Asked, deleted: Container[int]) -> Page:
+    async def page(self, user: UserId, asked: Asked, deleted: Container[int]) -> Skeleton:
         """Returns the page asked for, rules applied, without the tweets known to be deleted."""
-        viewer, window, page = None, None, None
+        read: Read | None = None
         # The head of the windows does for most first pages; others begin somewhere in the middle.
         for count in (asked.limit + HEAD_SPARE, None) if asked.below is None else (None,):
             try:
-                viewer, window = await self._windows(user, count)
+                read = await self._windows(user, count)
             except CACHE_AWAY as error:
                 log.debug("reading without the cache: %s", error)
                 break
-            page = self._cut(window, viewer, asked, deleted)
+            page = self._cut(read.window, read.viewer, asked, deleted)
             if page.complete:
-                return page
-        if viewer is None or window is None:
+                return Skeleton(page, read.viewer, read.marks_token)
+        if read is None:
             viewer = await self._viewers.load_without_cache(user)
-            window = Window((), ABOVE_ALL)
-        return await self._extended(window, viewer, asked, deleted)
+            read = Read(viewer, Window((), ABOVE_ALL), None)
+        page = await self._extended(read.window, read.viewer, asked, deleted)
+        return Skeleton(page, read.viewer, read.marks_token)
 
     async def _extended(
         self, window: Window, viewer: Viewer, asked: Asked, deleted: Container[int]
@@ -122,17 +138,20 @@ class HomeSkeleton:
             deleted=deleted,
         )
 
-    async def _windows(self, user: UserId, count: int | None) -> tuple[Viewer, Window]:
+    async def _windows(self, user: UserId, count: int | None) -> Read:
         """Steps 1 to 4. `count` is how many entries to read of each window; None reads all."""
         known = self._viewers.get(user)
         for _ in range(ATTEMPTS_MAX):
             if known is not None:
-                replies = await self._hot.call(self._commands(user, known, count))
+                keep = self._keep_commands(user)
+                replies = await self._hot.call([*keep, *self._commands(user, known, count)])
                 for reply in replies:
                     if isinstance(reply, Exception):
                         raise ConnectionError(f"Valkey refused a read: {reply}")
-                if replies[1] == [known.viewer_token, known.pulled_token]:
-                    return known.viewer, await self._merged(user, known, replies, count)
+                home, tokens, *recents = replies[len(keep) :]
+                if tokens[:2] == [known.viewer_token, known.pulled_token]:
+                    window = await self._merged(user, known, home, recents)
+                    return Read(known.viewer, window, tokens[2])
             known = await self._viewers.load(user)
         raise ConnectionError("a viewer's relations change faster than they are read")
 
@@ -142,27 +161,30 @@ class HomeSkeleton:
         commands: list[Command] = [
             # The window first, its tokens after: a change in between shows in the tokens.
             ("LRANGE", keys.window(WindowKind.TIMELINE, user), 0, last),
-            ("MGET", keys.viewer(user), keys.pulled_of(user)),
+            ("MGET", keys.viewer(user), keys.pulled_of(user), keys.marks(user)),
         ]
         for author in known.pulled:
             commands.append(("LRANGE", keys.window(WindowKind.RECENT, author), 0, last))
-        now = asyncio.get_running_loop().time()
-        if self._kept.get(user, 0.0) < now:
-            commands.append(self._timelines.keep_command(user))
-            self._kept[user] = now + KEEP_EVERY_S
-            while len(self._kept) > self._kept_max:
-                self._kept.popitem(last=False)
         return commands
 
+    def _keep_commands(self, user: UserId) -> Sequence[Command]:
+        now = asyncio.get_running_loop().time()
+        if self._kept.get(user, 0.0) > now:
+            return ()
+        self._kept[user] = now + LEASE_RENEW_S
+        while len(self._kept) > self._kept_max:
+            self._kept.popitem(last=False)
+        return self._timelines.keep_commands(user)
+
     async def _merged(
-        self, user: UserId, known: Known, replies: list[Any], count: int | None
+        self, user: UserId, known: Known, elements: list[bytes], recents: list[list[bytes]]
     ) -> Window:
-        home = decode(replies[0])
+        home = decode(elements)
         if home is None:
             home = await self._rebuilt(WindowKind.TIMELINE, user, known)
         windows = [home]
-        for author, elements in zip(known.pulled, replies[2:], strict=False):
-            recent = decode(elements)
+        for author, recent_elements in zip(known.pulled, recents, strict=True):
+            recent = decode(recent_elements)
             if recent is None:
                 recent = await self._rebuilt(WindowKind.RECENT, author, known)
             windows.append(recent)

@@ -9,11 +9,14 @@ from mesh import clients, rpc, server
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.tokens import TokenVerifier
+from servers.explain_service import ExplainService
 from servers.home_skeleton import HomeSkeleton
 from servers.purge_feed import PurgeFeed
 from servers.timeline_service import TimelineService
 from servers.tweet_hydrator import TweetHydrator
+from servers.tweet_presenter import TweetPresenter
 from servers.user_names import UserNames
+from servers.viewer_marks import ViewerMarks
 from servers.viewers import Viewers
 from storage import database, valkey, valkey_connection
 from storage.timelines import TimelineStore
@@ -38,28 +41,31 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         metadata = clients.service_metadata(settings)
         feed = PurgeFeed(pool, settings)
         names = UserNames(user_pb2_grpc.UserDirectoryServiceStub(to_graph), metadata, settings)
-        hydrator = TweetHydrator(
-            hot, tweet_pb2_grpc.TweetRecordServiceStub(to_tweets), metadata, settings
-        )
-        for cached in (names, hydrator):
-            feed.listen(cached.on_purge, cached.forget_all)
+        to_records = tweet_pb2_grpc.TweetRecordServiceStub(to_tweets)
+        hydrator = TweetHydrator(hot, to_records, metadata, settings)
         timelines = TimelineStore(cache, settings)
+        viewers = Viewers(pool, timelines, feed, settings)
+        for cached in (names, hydrator, viewers):
+            feed.listen(cached.on_purge, cached.forget_all)
+        skeleton = HomeSkeleton(
+            pool=pool, hot=hot, timelines=timelines, viewers=viewers, settings=settings
+        )
+        explaining = ExplainService(
+            pool=pool, skeleton=skeleton, timelines=timelines, viewers=viewers, settings=settings
+        )
         service = TimelineService(
             pool=pool,
-            skeleton=HomeSkeleton(
-                pool=pool,
-                hot=hot,
-                timelines=timelines,
-                viewers=Viewers(pool, timelines, settings),
-                settings=settings,
-            ),
+            skeleton=skeleton,
             hydrator=hydrator,
-            names=names,
+            presenter=TweetPresenter(names, feed),
+            viewers=viewers,
+            marks=ViewerMarks(to_records, metadata, timelines, settings),
             feed=feed,
         )
         descriptor = timeline_pb2.DESCRIPTOR.services_by_name["TimelineService"]
         yield Process(
-            services=[rpc.bind(descriptor, service, TokenVerifier(settings))], loops=[feed.run]
+            services=[rpc.bind(descriptor, (service, explaining), TokenVerifier(settings))],
+            loops=[feed.run],
         )
 
 

@@ -1,20 +1,22 @@
 """TimelineService: the RPCs of timeline_server."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Sequence
 
 from chirp.v1 import timeline_pb2
 
 from domain import paging
 from domain.errors import InvalidArgument, UserNotFound
 from domain.ids import UserId
-from domain.timeline import COUNT_NEWER_MAX
+from domain.timeline import COUNT_NEWER_MAX, Viewer
 from mesh.rpc import Call
 from servers import tweet_records
 from servers.home_skeleton import Asked, HomeSkeleton
 from servers.purge_feed import PurgeFeed
 from servers.tweet_hydrator import TweetHydrator
+from servers.tweet_presenter import ANONYMOUS, Marks, TweetPresenter, View
 from servers.tweet_records import Record
-from servers.user_names import UserNames
+from servers.viewer_marks import ViewerMarks
+from servers.viewers import Viewers
 from storage import candidates
 from storage.database import Pool
 
@@ -28,13 +30,17 @@ class TimelineService:
         pool: Pool,
         skeleton: HomeSkeleton,
         hydrator: TweetHydrator,
-        names: UserNames,
+        presenter: TweetPresenter,
+        viewers: Viewers,
+        marks: ViewerMarks,
         feed: PurgeFeed,
     ) -> None:
         self._pool = pool
         self._skeleton = skeleton
         self._hydrator = hydrator
-        self._names = names
+        self._presenter = presenter
+        self._viewers = viewers
+        self._marks = marks
         self._feed = feed
 
     async def GetHomeTimeline(
@@ -49,17 +55,19 @@ class TimelineService:
         deleted: set[int] = set()
         while True:
             # skeleton, with the rules that need no tweet
-            page = await self._skeleton.page(call.caller, asked, deleted)
+            skeleton = await self._skeleton.page(call.caller, asked, deleted)
+            page = skeleton.page
             ids = [entry[0] for entry in page.entries]
             # hydrate
-            records = await self._hydrator.hydrate(ids, trusted=self._feed.fresh)
-            # rules: a candidate may have been deleted; then the page moves up
-            gone = _gone(ids, records)
+            records = await self._hydrate([*ids, *page.originals])
+            # rules: a candidate, or what it repeats, may have been deleted; then the page moves up
+            gone = _gone([*ids, *page.originals], records)
             if not gone:
                 break
             deleted |= gone
         # present
-        return await self._present([records[i] for i in ids], has_more=page.has_more)
+        view = _Viewing(skeleton.viewer, self._marks, skeleton.marks_token)
+        return await self._present([records[i] for i in ids], view, has_more=page.has_more)
 
     async def CountNewer(
         self, request: timeline_pb2.CountNewerRequest, call: Call
@@ -68,8 +76,13 @@ class TimelineService:
         if request.since_id < 1:
             raise InvalidArgument.of("sinceId", "must be a tweet id")
         asked = Asked(below=None, above=request.since_id, limit=COUNT_NEWER_MAX)
-        page = await self._skeleton.page(call.caller, asked, self._hydrator.deleted)
-        return timeline_pb2.CountNewerResponse(count=len(page.entries))
+        deleted = set(self._hydrator.deleted)
+        while True:
+            page = (await self._skeleton.page(call.caller, asked, deleted)).page
+            gone = _gone(page.originals, await self._hydrate(page.originals))
+            if not gone:
+                return timeline_pb2.CountNewerResponse(count=len(page.entries))
+            deleted |= gone
 
     async def GetUserTimeline(
         self, request: timeline_pb2.GetUserTimelineRequest, call: Call
@@ -87,22 +100,45 @@ class TimelineService:
             # One more than asked for tells whether there is a next page.
             wanted = limit + 1 - len(kept)
             ids = await candidates.fetch_by_author(self._pool, user, below=below, limit=wanted)
-            records = await self._hydrator.hydrate(ids, trusted=self._feed.fresh)
+            records = await self._hydrate(ids)
             gone = _gone(ids, records)
             kept += [records[i] for i in ids if i not in gone]
             if len(ids) < wanted or len(kept) > limit:
                 break
             below = ids[-1]
-        return await self._present(kept[:limit], has_more=len(kept) > limit)
+        view = ANONYMOUS if call.user_id is None else await self._view(call.user_id)
+        return await self._present(kept[:limit], view, has_more=len(kept) > limit)
 
-    async def _present(self, records: Sequence[Record], *, has_more: bool) -> bytes:
-        authors = {record.author_id for record in records}
-        fields = await self._names.fields(authors, trusted=self._feed.fresh)
+    async def _hydrate(self, ids: Sequence[int]) -> dict[int, Record]:
+        return await self._hydrator.hydrate(ids, trusted=self._feed.fresh) if ids else {}
+
+    async def _view(self, user: UserId) -> View:
+        # No window is read here, so no token comes along: what is kept is not asked.
+        return _Viewing(await self._viewers.load_without_cache(user), self._marks, None)
+
+    async def _present(self, records: Sequence[Record], view: View, *, has_more: bool) -> bytes:
         return tweet_records.page_bytes(
-            [record.frame(fields[record.author_id]) for record in records],
+            await self._presenter.frames(records, view, self._hydrate),
             next_cursor=paging.encode_cursor(records[-1].tweet_id) if has_more else "",
             has_more=has_more,
         )
+
+
+class _Viewing:
+    """The view of a viewer whose relations are known."""
+
+    def __init__(self, viewer: Viewer, marks: ViewerMarks, token: bytes | None) -> None:
+        self._viewer = viewer
+        self._marks = marks
+        self._token = token
+
+    async def marks(self, ids: Collection[int]) -> Marks | None:
+        """See View."""
+        return await self._marks.of(self._viewer.id, ids, self._token)
+
+    async def hidden(self, accounts: Collection[int]) -> Container[int]:
+        """See View."""
+        return self._viewer.hidden
 
 
 def _gone(ids: Sequence[int], records: dict[int, Record]) -> set[int]:

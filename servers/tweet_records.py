@@ -13,6 +13,16 @@ from storage.tweets import TweetRow
 
 _AUTHOR_TAG = bytes([tweet_pb2.Tweet.AUTHOR_FIELD_NUMBER << 3 | 2])
 _TWEETS_TAG = bytes([1 << 3 | 2])
+# Field numbers from 16 on take two bytes of tag.
+_RETWEETED_TAG = b"\x92\x01"  # Tweet.retweeted_tweet = 18
+_QUOTED_TAG = b"\x9a\x01"  # Tweet.quoted_tweet = 19
+
+MARKS = {
+    (liked, retweeted): b"\xa0\x01" + bytes([liked]) + b"\xa8\x01" + bytes([retweeted])
+    for liked in (False, True)
+    for retweeted in (False, True)
+}
+"""`Tweet.liked = 20` and `Tweet.retweeted = 21`; both are sent also when false."""
 
 
 @dataclass(slots=True)
@@ -26,14 +36,19 @@ class Record:
     body: bytes
     counts: bytes
     deleted: bool
+    original_id: int
+    quoted_id: int
     _author: bytes = b""
+    _suffix: bytes | None = None
     _frame: bytes = b""
 
-    def frame(self, author: bytes) -> bytes:
-        """Returns the tweet as it stands in an answer's `tweets`."""
-        if author is not self._author:
+    def frame(self, author: bytes, suffix: bytes) -> bytes:
+        """Returns a tweet that refers to none as it stands in an answer's `tweets`; `suffix` are
+        the viewer's marks."""
+        if author is not self._author or suffix is not self._suffix:
             self._author = author
-            self._frame = frame(tweet_bytes(self, author))
+            self._suffix = suffix
+            self._frame = frame(tweet_bytes(self, author) + suffix)
         return self._frame
 
 
@@ -69,15 +84,23 @@ def from_row(row: TweetRow) -> tweet_pb2.TweetRecord:
         author_id=row.author_id,
         body=body.SerializeToString(),
         counts=counts.SerializeToString(),
+        original_id=row.retweet_of or 0,
+        quoted_id=row.quote_of or 0,
     )
 
 
 def from_proto(message: tweet_pb2.TweetRecord) -> Record:
     """Returns a record from its wire form."""
     return Record(
-        message.id, message.version, message.author_id, message.body, message.counts,
+        message.id,
+        message.version,
+        message.author_id,
+        message.body,
+        message.counts,
         message.deleted,
-    )  # fmt: skip
+        message.original_id,
+        message.quoted_id,
+    )
 
 
 def author_field(summary: user_pb2.UserSummary) -> bytes:
@@ -94,6 +117,16 @@ def tweet_bytes(record: Record, author: bytes) -> bytes:
 def frame(tweet: bytes) -> bytes:
     """Returns a tweet as it stands in an answer's `tweets`."""
     return _TWEETS_TAG + varint(len(tweet)) + tweet
+
+
+def retweeted_field(tweet: bytes) -> bytes:
+    """Returns `Tweet.retweeted_tweet` as it stands inside a tweet."""
+    return _RETWEETED_TAG + varint(len(tweet)) + tweet
+
+
+def quoted_field(tweet: bytes) -> bytes:
+    """Returns `Tweet.quoted_tweet` as it stands inside a tweet."""
+    return _QUOTED_TAG + varint(len(tweet)) + tweet
 
 
 def page_bytes(frames: Iterable[bytes], *, next_cursor: str, has_more: bool) -> bytes:

@@ -3,14 +3,19 @@
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from chirp.v1 import tweet_pb2, user_pb2_grpc
+from chirp.v1 import graph_pb2_grpc, tweet_pb2, user_pb2_grpc
 
 from mesh import clients, rpc, server
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.tokens import TokenVerifier
+from servers.engagement_service import EngagementService
 from servers.purge_feed import PurgeFeed
-from servers.tweet_service import TweetRecordService, TweetService
+from servers.thread_service import ThreadService
+from servers.tweet_presenter import TweetPresenter
+from servers.tweet_reader import TweetReader
+from servers.tweet_record_service import TweetRecordService
+from servers.tweet_service import Announcer, TweetService
 from servers.user_names import UserNames
 from storage import database, snowflakes, valkey
 from storage.timelines import TimelineStore
@@ -24,34 +29,48 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         await database.require_fact(pool, "timeline_shards", str(settings.timeline_shards))
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
         ids = await stack.enter_async_context(snowflakes.lease(pool))
-        channel = await stack.enter_async_context(
+        to_users = await stack.enter_async_context(
             clients.channel(settings.graph_target, "chirp.v1.UserDirectoryService")
         )
-        directory = user_pb2_grpc.UserDirectoryServiceStub(channel)
+        to_blocks = await stack.enter_async_context(
+            clients.channel(settings.graph_target, "chirp.v1.BlockDirectoryService")
+        )
+        directory = user_pb2_grpc.UserDirectoryServiceStub(to_users)
         metadata = clients.service_metadata(settings)
         feed = PurgeFeed(pool, settings)
         names = UserNames(directory, metadata, settings)
         feed.listen(names.on_purge, names.forget_all)
-        verifier = TokenVerifier(settings)
+        reader = TweetReader(
+            pool,
+            TweetPresenter(names, feed),
+            graph_pb2_grpc.BlockDirectoryServiceStub(to_blocks),
+            metadata,
+        )
+        announcer = Announcer(TimelineStore(cache, settings), cache)
         tweets = TweetService(
             pool=pool,
             ids=ids,
-            timelines=TimelineStore(cache, settings),
-            cache=cache,
+            reader=reader,
+            announcer=announcer,
             directory=directory,
-            names=names,
-            feed=feed,
             metadata=metadata,
         )
+        engagement = EngagementService(
+            pool=pool,
+            ids=ids,
+            reader=reader,
+            announcer=announcer,
+            directory=directory,
+            metadata=metadata,
+        )
+        threads = ThreadService(pool, reader)
+        records = TweetRecordService(pool=pool, cache=cache)
+        verifier = TokenVerifier(settings)
         services = tweet_pb2.DESCRIPTOR.services_by_name
         yield Process(
             services=[
-                rpc.bind(services["TweetService"], tweets, verifier),
-                rpc.bind(
-                    services["TweetRecordService"],
-                    TweetRecordService(pool=pool, cache=cache),
-                    verifier,
-                ),
+                rpc.bind(services["TweetService"], (tweets, engagement, threads), verifier),
+                rpc.bind(services["TweetRecordService"], records, verifier),
             ],
             loops=[feed.run],
         )

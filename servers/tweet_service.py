@@ -1,35 +1,29 @@
-"""TweetService and TweetRecordService: the RPCs of tweet_server."""
+"""TweetService: creating, reading and deleting tweets. Likes, retweets and threads stand in
+`engagement_service.py` and `thread_service.py`."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from chirp.v1 import events_pb2, tweet_pb2, user_pb2, user_pb2_grpc
+from chirp.v1 import tweet_pb2, user_pb2, user_pb2_grpc
 
-from domain import fanout
 from domain import tweet as rules
-from domain.errors import InvalidArgument, NotYours, TweetNotFound, Unauthenticated
+from domain.errors import InvalidArgument, NotYours, TweetNotFound
 from domain.fanout import Delivery
 from domain.ids import TweetId, UserId, minted_at_ms
 from mesh.clients import Metadata
 from mesh.rpc import Call
-from servers import tweet_records
-from servers.purge_feed import PurgeFeed
-from servers.user_names import UserNames
-from storage import outbox, purges, tweet_cache, tweets
+from servers import tweet_records, tweet_writer
+from servers.tweet_reader import TweetReader
+from servers.tweet_writer import AlreadyPosted, Written
+from storage import tweet_cache, tweets
 from storage.database import Connection, Pool
 from storage.snowflakes import IdMinter
-from storage.timelines import TimelineStore, tweet_entry
-from storage.tweets import TweetRow
+from storage.timelines import TimelineStore
+from storage.tweets import Target, TweetRow
 from storage.valkey import Valkey, best_effort
 
 BATCH_MAX = 100
-RECORDS_MAX = 1_000
-
-
-class _AlreadyPosted(Exception):
-    """The author used this request id before; raised to roll the transaction back."""
 
 
 class TweetService:
@@ -40,20 +34,16 @@ class TweetService:
         *,
         pool: Pool,
         ids: IdMinter,
-        timelines: TimelineStore,
-        cache: Valkey,
+        reader: TweetReader,
+        announcer: "Announcer",
         directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub",
-        names: UserNames,
-        feed: PurgeFeed,
         metadata: Metadata,
     ) -> None:
         self._pool = pool
         self._ids = ids
-        self._timelines = timelines
-        self._cache = cache
+        self._reader = reader
+        self._announcer = announcer
         self._directory = directory
-        self._names = names
-        self._feed = feed
         self._metadata = metadata
 
     async def CreateTweet(self, request: tweet_pb2.CreateTweetRequest, call: Call) -> bytes:
@@ -67,143 +57,68 @@ class TweetService:
             request_id=request.request_id,
         )
         mentions = await self._resolve(draft.mentioned_names)
+        await self._refuse_blocked(call.caller, draft)
         try:
             async with self._pool.connection() as connection, connection.transaction():
-                row, changed = await self._insert(connection, call.caller, draft, mentions)
-        except _AlreadyPosted:
+                written = await self._insert(connection, call.caller, draft, mentions)
+        except AlreadyPosted:
             row = await tweets.fetch_by_request(self._pool, call.caller, draft.request_id)
             if row is None or row.deleted_at is not None:
                 raise TweetNotFound("the tweet of this requestId was deleted") from None
-            return await self._answer(row)
-        record = tweet_records.from_row(row)
-        stored = {change.tweet_id: tweet_cache.stale(change.version) for change in changed}
-        stored[row.id] = tweet_cache.encode(row.version, record.SerializeToString())
-        await best_effort(
-            "putting a tweet into its author's timeline",
-            self._timelines.push_own(call.caller, _entry(row)),
-        )
-        await best_effort("caching a tweet", tweet_cache.put(self._cache, stored))
-        return await self._answer(row)
+            return await self._reader.answer(row, call.caller)
+        await self._announcer.created(written)
+        return await self._reader.answer(written.row, call.caller)
 
     async def GetTweet(self, request: tweet_pb2.GetTweetRequest, call: Call) -> bytes:
         """Gets a tweet that is not deleted."""
-        _check_id("id", request.id)
-        for row in await tweets.fetch_by_ids(self._pool, [request.id]):
-            if row.deleted_at is None:
-                return await self._answer(row)
-        raise TweetNotFound("no such tweet")
+        check_id("id", request.id)
+        return await self._reader.answer_id(request.id, call.user_id)
 
     async def BatchGetTweets(self, request: tweet_pb2.BatchGetTweetsRequest, call: Call) -> bytes:
         """Gets tweets in the order asked for, unknown and deleted ones left out."""
         if not 1 <= len(request.ids) <= BATCH_MAX:
             raise InvalidArgument.of("ids", f"must hold 1 to {BATCH_MAX} ids")
         for position, tweet_id in enumerate(request.ids):
-            _check_id(f"ids[{position}]", tweet_id)
+            check_id(f"ids[{position}]", tweet_id)
         rows = {row.id: row for row in await tweets.fetch_by_ids(self._pool, request.ids)}
         found = [rows[tweet_id] for tweet_id in request.ids if tweet_id in rows]
         living = [row for row in found if row.deleted_at is None]
-        frames = map(tweet_records.frame, await self._bytes_of(living))
+        frames = await self._reader.frames(living, call.user_id)
         return tweet_records.page_bytes(frames, next_cursor="", has_more=False)
 
     async def DeleteTweet(
         self, request: tweet_pb2.DeleteTweetRequest, call: Call
     ) -> tweet_pb2.DeleteTweetResponse:
-        """Deletes the caller's own tweet."""
-        _check_id("id", request.id)
+        """Deletes the caller's own tweet; of a retweet, undoes it."""
+        check_id("id", request.id)
         rows = await tweets.fetch_by_ids(self._pool, [request.id])
         if not rows or rows[0].deleted_at is not None:
             raise TweetNotFound("no such tweet")
         if rows[0].author_id != call.caller:
             raise NotYours("only its author can delete a tweet")
         async with self._pool.connection() as connection, connection.transaction():
-            gone, changed = await self._delete(connection, call.caller, rows[0])
-        await best_effort(
-            "taking a tweet out of its author's timeline",
-            self._timelines.remove_own(call.caller, _entry(gone)),
-        )
-        stored = {change.tweet_id: tweet_cache.stale(change.version) for change in changed}
-        await best_effort("caching a deletion", tweet_cache.put(self._cache, stored))
+            written = await tweet_writer.delete(connection, rows[0])
+        await self._announcer.deleted(written)
         return tweet_pb2.DeleteTweetResponse()
 
     async def _insert(
         self, connection: Connection, author: UserId, draft: rules.Draft, mentions: Sequence[int]
-    ) -> tuple[TweetRow, list[events_pb2.TweetVersion]]:
-        """The transaction of CreateTweet. The author's row is locked first: from there on, ids in
-        the outbox grow in the order of this author's commits."""
-        stamp = await tweets.count_tweet(connection, author, +1)
-        if stamp is None:
-            raise Unauthenticated("the account of this token is gone")
-        tweet_id = TweetId(self._ids.mint())
-        delivery = fanout.plan(stamp.tier)
-        row = _new_row(tweet_id, author, draft, mentions)
-        row = replace(row, delivery=int(delivery), location=draft.location or stamp.location)
-        row, changed = await self._refer(connection, row)
-        if not await tweets.insert(connection, row, draft.request_id or None):
-            raise _AlreadyPosted
-        first_pulled = delivery is Delivery.PULL and stamp.first_pulled_tweet_id is None
-        if first_pulled:
-            await tweets.mark_pulled(connection, author, tweet_id)
-        event = _event()
-        created = event.tweet_created
-        created.entry.CopyFrom(_entry_message(row))
-        created.delivery = events_pb2.Delivery.ValueType(row.delivery)
-        created.first_pulled = first_pulled
-        created.hashtags.extend(row.hashtags)
-        created.mentions.extend(row.mentions)
-        created.reply_to = row.reply_to or 0
-        created.quote_of = row.quote_of or 0
-        created.location = row.location
-        created.changed.extend(changed)
-        await outbox.insert(connection, partition_key=author, payload=event.SerializeToString())
-        return row, changed
+    ) -> Written:
+        row = _new_row(TweetId(self._ids.mint()), author, draft, mentions)
+        asked = [target for target in (draft.reply_to, draft.quote_of) if target]
+        if asked:
+            row = _referring(row, draft, await tweets.fetch_targets(connection, asked))
+        return await tweet_writer.insert(
+            connection, row, request_id=draft.request_id, location=draft.location
+        )
 
-    async def _refer(
-        self, connection: Connection, row: TweetRow
-    ) -> tuple[TweetRow, list[events_pb2.TweetVersion]]:
-        """Fills in what a reply or a quote refers to, and counts it there. What refers to a retweet
-        refers to its original."""
-        asked = [target for target in (row.reply_to, row.quote_of) if target is not None]
-        if not asked:
-            return row, []
-        targets = await tweets.fetch_targets(connection, asked)
-        for field, target in (("replyTo", row.reply_to), ("quoteOf", row.quote_of)):
-            if target is not None and target not in targets:
-                raise TweetNotFound(f"{field}: no such tweet")
-        parent = targets[row.reply_to] if row.reply_to is not None else None
-        quoted = targets[row.quote_of] if row.quote_of is not None else None
-        row = replace(
-            row,
-            reply_to=parent.id if parent else None,
-            replied_author_id=parent.author_id if parent else None,
-            conversation_id=parent.conversation_id if parent else row.id,
-            quote_of=quoted.id if quoted else None,
-        )
-        counted = await tweets.count_answers(
-            connection, reply_to=row.reply_to, quote_of=row.quote_of, change=+1
-        )
-        if len(counted) != len({row.reply_to, row.quote_of} - {None}):
-            raise TweetNotFound("the tweet referred to was deleted")
-        return row, await _purge(connection, counted)
-
-    async def _delete(
-        self, connection: Connection, author: UserId, row: TweetRow
-    ) -> tuple[TweetRow, list[events_pb2.TweetVersion]]:
-        """The transaction of DeleteTweet; locks in the order of storage/tweets.py: the author, then
-        what the tweet refers to, which is older, then the tweet."""
-        await tweets.count_tweet(connection, author, -1)
-        counted = await tweets.count_answers(
-            connection, reply_to=row.reply_to, quote_of=row.quote_of, change=-1
-        )
-        gone = await tweets.delete(connection, TweetId(row.id))
-        if gone is None:
-            raise TweetNotFound("no such tweet")
-        changed = await _purge(connection, [*counted, (gone.id, gone.version)])
-        event = _event()
-        event.tweet_deleted.entry.CopyFrom(_entry_message(gone))
-        event.tweet_deleted.delivery = events_pb2.Delivery.ValueType(gone.delivery)
-        event.tweet_deleted.changed.extend(changed)
-        await outbox.insert(connection, partition_key=author, payload=event.SerializeToString())
-        return gone, changed
+    async def _refuse_blocked(self, author: UserId, draft: rules.Draft) -> None:
+        asked = [target for target in (draft.reply_to, draft.quote_of) if target]
+        if asked:
+            async with self._pool.connection() as connection:
+                targets = await tweets.fetch_targets(connection, asked)
+            authors = {target.author_id for target in targets.values()}
+            await self._reader.refuse_blocked(author, authors)
 
     async def _resolve(self, names: Sequence[str]) -> list[int]:
         """Returns the accounts mentioned, in order of appearance."""
@@ -215,69 +130,73 @@ class TweetService:
         by_name = {user.username.lower(): user.id for user in answer.users}
         return [by_name[name] for name in names if name in by_name]
 
-    async def _answer(self, row: TweetRow) -> bytes:
-        return (await self._bytes_of([row]))[0]
 
-    async def _bytes_of(self, rows: Sequence[TweetRow]) -> list[bytes]:
-        fields = await self._names.fields({row.author_id for row in rows}, trusted=self._feed.fresh)
-        return [
-            tweet_records.tweet_bytes(
-                tweet_records.from_proto(tweet_records.from_row(row)), fields[row.author_id]
-            )
-            for row in rows
-        ]
+class Announcer:
+    """Tells the cache of a change before the call returns. All of it may fail: the event log brings
+    the same again."""
 
-
-class TweetRecordService:
-    """Gives other servers the stored form of tweets."""
-
-    def __init__(self, *, pool: Pool, cache: Valkey) -> None:
-        self._pool = pool
+    def __init__(self, timelines: TimelineStore, cache: Valkey) -> None:
+        self._timelines = timelines
         self._cache = cache
 
-    async def BatchGetTweetRecords(
-        self, request: tweet_pb2.BatchGetTweetRecordsRequest, call: Call
-    ) -> tweet_pb2.BatchGetTweetRecordsResponse:
-        """Gets records from PostgreSQL, and puts them into the shared cache."""
-        if not 1 <= len(request.ids) <= RECORDS_MAX:
-            raise InvalidArgument.of("ids", f"must hold 1 to {RECORDS_MAX} ids")
-        rows = await tweets.fetch_by_ids(self._pool, request.ids)
-        records = [tweet_records.from_row(row) for row in rows]
-        stored = {
-            record.id: tweet_cache.encode(record.version, record.SerializeToString())
-            for record in records
-        }
-        if stored:
-            await best_effort("caching tweets", tweet_cache.put(self._cache, stored))
-        return tweet_pb2.BatchGetTweetRecordsResponse(records=records)
+    async def created(self, written: Written) -> None:
+        """The author sees the new tweet at once in the own timeline."""
+        row = written.row
+        stored = _stale(written)
+        record = tweet_records.from_row(row)
+        stored[row.id] = tweet_cache.encode(row.version, record.SerializeToString())
+        author = UserId(row.author_id)
+        await best_effort(
+            "putting a tweet into its author's timeline",
+            self._timelines.push_own(author, tweet_writer.entry_of(row)),
+        )
+        await best_effort("caching a tweet", tweet_cache.put(self._cache, stored))
+        if row.retweet_of is not None:
+            await self.marked(author)
+
+    async def deleted(self, written: Written) -> None:
+        """The author no longer sees the tweet."""
+        author = UserId(written.row.author_id)
+        await best_effort(
+            "taking a tweet out of its author's timeline",
+            self._timelines.remove_own(author, tweet_writer.entry_of(written.row)),
+        )
+        await best_effort("caching a deletion", tweet_cache.put(self._cache, _stale(written)))
+        if written.row.retweet_of is not None:
+            await self.marked(author)
+
+    async def counted(self, tweet_id: int, version: int) -> None:
+        """Counts of a tweet have changed."""
+        stored = {tweet_id: tweet_cache.stale(version)}
+        await best_effort("caching a count", tweet_cache.put(self._cache, stored))
+
+    async def marked(self, user: UserId) -> None:
+        """What a user liked or retweeted has changed."""
+        await best_effort("forgetting marks", self._timelines.drop_marks(user))
 
 
-async def _purge(
-    connection: Connection, counted: Sequence[tuple[int, int]]
-) -> list[events_pb2.TweetVersion]:
-    """Tells all servers to forget what they keep of changed tweets."""
-    for tweet_id, version in counted:
-        await purges.insert(connection, purges.Kind.TWEET, tweet_id, version)
-    return [events_pb2.TweetVersion(tweet_id=t, version=version) for t, version in counted]
+def check_id(field: str, value: int) -> None:
+    """Raises InvalidArgument for what cannot be a tweet's id."""
+    if value < 1:
+        raise InvalidArgument.of(field, "must be a tweet id")
 
 
-def _new_row(
-    tweet_id: TweetId, author: UserId, draft: rules.Draft, mentions: Sequence[int]
-) -> TweetRow:
+def new_row(tweet_id: TweetId, author: UserId) -> TweetRow:
+    """Returns a tweet that says nothing yet."""
     return TweetRow(
         id=tweet_id,
         author_id=author,
-        content=draft.content,
-        media_urls=list(draft.media_urls),
-        hashtags=list(draft.hashtags),
-        mentions=list(mentions),
-        reply_to=draft.reply_to or None,
+        content="",
+        media_urls=[],
+        hashtags=[],
+        mentions=[],
+        reply_to=None,
         replied_author_id=None,
         retweet_of=None,
         original_author_id=None,
-        quote_of=draft.quote_of or None,
+        quote_of=None,
         conversation_id=tweet_id,
-        location=draft.location,
+        location="",
         like_count=0,
         retweet_count=0,
         reply_count=0,
@@ -290,27 +209,33 @@ def _new_row(
     )
 
 
-def _entry(row: TweetRow) -> tuple[TweetId, UserId, TweetId, UserId]:
-    other = row.original_author_id or row.replied_author_id
-    return tweet_entry(row.id, row.author_id, row.retweet_of, other)
-
-
-def _entry_message(row: TweetRow) -> events_pb2.TimelineEntry:
-    return events_pb2.TimelineEntry(
-        tweet_id=row.id,
-        author_id=row.author_id,
-        original_id=row.retweet_of or 0,
-        original_author_id=row.original_author_id or 0,
-        replied_author_id=row.replied_author_id or 0,
+def _new_row(
+    tweet_id: TweetId, author: UserId, draft: rules.Draft, mentions: Sequence[int]
+) -> TweetRow:
+    return replace(
+        new_row(tweet_id, author),
+        content=draft.content,
+        media_urls=list(draft.media_urls),
+        hashtags=list(draft.hashtags),
+        mentions=list(mentions),
     )
 
 
-def _event() -> events_pb2.Event:
-    event = events_pb2.Event()
-    event.occurred_at.FromMilliseconds(int(time.time() * 1000))
-    return event
+def _referring(row: TweetRow, draft: rules.Draft, targets: dict[int, Target]) -> TweetRow:
+    """Fills in what a reply or a quote refers to; where that is a retweet, it is its original."""
+    for field, target in (("replyTo", draft.reply_to), ("quoteOf", draft.quote_of)):
+        if target and target not in targets:
+            raise TweetNotFound(f"{field}: no such tweet")
+    parent = targets[draft.reply_to] if draft.reply_to else None
+    quoted = targets[draft.quote_of] if draft.quote_of else None
+    return replace(
+        row,
+        reply_to=parent.id if parent else None,
+        replied_author_id=parent.author_id if parent else None,
+        conversation_id=parent.conversation_id if parent else row.id,
+        quote_of=quoted.id if quoted else None,
+    )
 
 
-def _check_id(field: str, value: int) -> None:
-    if value < 1:
-        raise InvalidArgument.of(field, "must be a tweet id")
+def _stale(written: Written) -> dict[int, bytes]:
+    return {change.tweet_id: tweet_cache.stale(change.version) for change in written.changed}

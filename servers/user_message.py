@@ -25,8 +25,8 @@ def present(row: UserRow, relation: RelationRow | None) -> user_pb2.User:
     if relation is not None:
         user.following = relation.following
         user.followed_by = relation.followed_by
-        user.blocked = False
-        user.muted = False
+        user.blocked = relation.blocked
+        user.muted = relation.muted
     return user
 
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from domain.ids import UserId
 from domain.timeline import Viewer
 from mesh.settings import Settings
-from storage import candidates
+from servers.purge_feed import PurgeFeed
+from storage import candidates, purges
 from storage.database import Pool
 from storage.timelines import TimelineStore
 
+CHANGED_MAX = 10_000  # changes remembered for relations that are being read
 FOLLOWEES_EACH = 20  # the cache's bound in followees, per viewer of its bound in viewers
 
 
@@ -31,34 +33,63 @@ class Known:
 class Viewers:
     """Viewer -> relations. Bounded by viewers and by followees; the oldest goes first."""
 
-    def __init__(self, pool: Pool, timelines: TimelineStore, settings: Settings) -> None:
+    def __init__(
+        self, pool: Pool, timelines: TimelineStore, feed: PurgeFeed, settings: Settings
+    ) -> None:
         self._pool = pool
+        self._feed = feed
         self._timelines = timelines
         self._shards = settings.timeline_shards
         self._max = settings.viewer_cache_max
         self._followees = 0
         self._known: OrderedDict[UserId, Known] = OrderedDict()
         self._pulled_authors: dict[bytes, frozenset[UserId]] = {}
+        self._changes = 0
+        self._changed: OrderedDict[int, int] = OrderedDict()
 
     def get(self, user: UserId) -> Known | None:
         """Returns what is kept of a viewer. Valid only while both tokens stand."""
-        return self._known.get(user)
+        return self._known.get(user) if self._feed.fresh else None
 
     async def load(self, user: UserId) -> Known:
         """Reads a viewer's relations anew; raises what Valkey or PostgreSQL raise."""
         keys = self._timelines.keys
+        changes = self._changes
         viewer_token = await self._timelines.ensure_token(keys.viewer(user))
         pulled_token = await self._timelines.ensure_token(keys.pulled_of(user))
         viewer = await self.load_without_cache(user)
         authors = await self._pulled(pulled_token)
         pulled = tuple(viewer.followees & authors)
         known = Known(viewer, pulled, viewer_token, pulled_token)
-        self._keep(user, known)
+        # Relations that changed while they were read may be the old ones: use them, keep them not.
+        if self._changed.get(user, 0) <= changes:
+            self._keep(user, known)
         return known
+
+    def on_purge(self, purge: purges.Purge) -> None:
+        """Forgets a viewer whose relations changed. The token would say so too, but a server that
+        is killed between its commit and the drop leaves the token standing until the event comes.
+        """
+        if purge.kind is purges.Kind.VIEWER:
+            self._changes += 1
+            self._forget(UserId(purge.subject_id))
+            self._changed[purge.subject_id] = self._changes
+            self._changed.move_to_end(purge.subject_id)
+            while len(self._changed) > CHANGED_MAX:
+                self._changed.popitem(last=False)
+
+    def forget_all(self) -> None:
+        """Forgets every viewer."""
+        self._known.clear()
+        self._followees = 0
 
     async def load_without_cache(self, user: UserId) -> Viewer:
         """Reads a viewer's relations from PostgreSQL alone, and keeps nothing."""
-        return Viewer(user, await candidates.fetch_followees(self._pool, user))
+        return Viewer(
+            user,
+            await candidates.fetch_followees(self._pool, user),
+            await candidates.fetch_hidden(self._pool, user),
+        )
 
     async def _pulled(self, token: bytes) -> frozenset[UserId]:
         authors = self._pulled_authors.get(token)
@@ -70,11 +101,13 @@ class Viewers:
         return authors
 
     def _keep(self, user: UserId, known: Known) -> None:
-        before = self._known.pop(user, None)
-        if before is not None:
-            self._followees -= len(before.viewer.followees)
+        self._forget(user)
         self._known[user] = known
         self._followees += len(known.viewer.followees)
         while len(self._known) > self._max or self._followees > self._max * FOLLOWEES_EACH:
-            _, oldest = self._known.popitem(last=False)
-            self._followees -= len(oldest.viewer.followees)
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, user: UserId) -> None:
+        known = self._known.pop(user, None)
+        if known is not None:
+            self._followees -= len(known.viewer.followees)

@@ -1,6 +1,7 @@
 """Timeline candidates from PostgreSQL: the query that rebuilds windows, answers past their end, and
 answers everything while the cache is away. It knows nothing of tiers; `delivery` serves recents."""
 
+from domain.explain import Facts
 from domain.ids import TweetId, UserId
 from domain.timeline import Entry, Viewer, Window
 from storage.database import Pool
@@ -28,7 +29,7 @@ async def fetch_home(
             "   coalesce(original_author_id, replied_author_id) AS other_author_id"
             "  FROM tweets AS own"
             "  WHERE author_id = followed.id AND id < %(below)s AND deleted_at IS NULL"
-            "  AND (%(pulled)s OR delivery = 1 OR author_id = %(viewer)s)"
+            "  AND (%(pulled)s OR delivery <> 2 OR author_id = %(viewer)s)"
             "  AND (retweet_of IS NULL OR EXISTS (SELECT FROM tweets AS original"
             "   WHERE original.id = own.retweet_of AND original.deleted_at IS NULL))"
             "  ORDER BY id DESC LIMIT %(limit)s) AS t"
@@ -81,6 +82,48 @@ async def user_exists(pool: Pool, user: UserId) -> bool:
     async with pool.connection() as connection:
         cursor = await connection.execute("SELECT FROM users WHERE id = %s", (user,))
         return await cursor.fetchone() is not None
+
+
+async def fetch_explained(pool: Pool, tweet: TweetId) -> Facts | None:
+    """Returns what explaining needs of a tweet, deleted or not."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT t.id, t.author_id, t.retweet_of,"
+            " coalesce(t.original_author_id, t.replied_author_id),"
+            " t.deleted_at IS NOT NULL, coalesce(original.deleted_at IS NOT NULL, false)"
+            " FROM tweets AS t LEFT JOIN tweets AS original ON original.id = t.retweet_of"
+            " WHERE t.id = %s",
+            (tweet,),
+        )
+        row = await cursor.fetchone()
+    if row is None:
+        return None
+    return Facts(tweet_entry(*row[:4]), deleted=row[4], original_deleted=row[5])
+
+
+async def fetch_blocked(pool: Pool, viewer: UserId) -> frozenset[UserId]:
+    """Returns the accounts that a viewer blocks, and those that block the viewer."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT blocked_id FROM blocks WHERE blocker_id = %(viewer)s"
+            " UNION SELECT blocker_id FROM blocks WHERE blocked_id = %(viewer)s",
+            {"viewer": viewer},
+        )
+        rows = await cursor.fetchall()
+    return frozenset(UserId(row[0]) for row in rows)
+
+
+async def fetch_hidden(pool: Pool, viewer: UserId) -> frozenset[UserId]:
+    """Returns the accounts that a viewer blocks or mutes, and those that block the viewer."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT blocked_id FROM blocks WHERE blocker_id = %(viewer)s"
+            " UNION SELECT blocker_id FROM blocks WHERE blocked_id = %(viewer)s"
+            " UNION SELECT muted_id FROM mutes WHERE muter_id = %(viewer)s",
+            {"viewer": viewer},
+        )
+        rows = await cursor.fetchall()
+    return frozenset(UserId(row[0]) for row in rows)
 
 
 async def fetch_followees(pool: Pool, viewer: UserId) -> frozenset[UserId]:

@@ -24,6 +24,8 @@ class RelationRow:
     id: UserId
     following: bool
     followed_by: bool
+    blocked: bool
+    muted: bool
 
 
 async def insert(
@@ -86,7 +88,11 @@ async def fetch_relations(
             " EXISTS (SELECT FROM follows WHERE follower_id = %(viewer)s AND followee_id = other)"
             "  AS following,"
             " EXISTS (SELECT FROM follows WHERE follower_id = other AND followee_id = %(viewer)s)"
-            "  AS followed_by"
+            "  AS followed_by,"
+            " EXISTS (SELECT FROM blocks WHERE blocker_id = %(viewer)s AND blocked_id = other)"
+            "  AS blocked,"
+            " EXISTS (SELECT FROM mutes WHERE muter_id = %(viewer)s AND muted_id = other)"
+            "  AS muted"
             " FROM unnest(%(others)s::bigint[]) AS other",
             {"viewer": viewer, "others": list(user_ids)},
         )

@@ -4,6 +4,8 @@ Structure (see storage/functions/timelines.lua, which owns the details):
     timeline:{sN}:<viewer>   list of 32-byte entries, newest first; absent, or complete to its floor
     recent:{sN}:<author>     the same, for an author's pulled tweets
     built:{sN}:<viewer>      newest id of the snapshot that the timeline was last rebuilt from
+    lease:{sN}:<viewer>      stands for an hour after a read: active pushes reach the timeline
+    marks:{sN}:<viewer>      token, as the next, of what the viewer liked and retweeted
     viewer:{sN}:<viewer>     token; what a process read after it was set holds while it stands
     pulled:{sN}              token, likewise, of the set of authors that have pulled tweets
 
@@ -33,6 +35,8 @@ MARK_ID = b"\xff" * 8
 MARK_LIFETIME_S = 10  # a rebuild that takes longer is given up, and another may begin
 RECENT_KEEP_S = 30 * 86_400
 TOKEN_KEEP_S = 86_400
+LEASE_S = 3_600
+LEASE_RENEW_S = 600.0  # a read renews the lease where the last renewal is older
 
 
 class WindowKind(Enum):
@@ -59,6 +63,14 @@ class Keys:
     def built(self, user: UserId) -> str:
         """Where a timeline's last rebuild began: what is newer in it was pushed."""
         return f"built:{self.tag(user)}:{user}"
+
+    def lease(self, user: UserId) -> str:
+        """Whether a viewer read of late."""
+        return f"lease:{self.tag(user)}:{user}"
+
+    def marks(self, user: UserId) -> str:
+        """The token of what a viewer liked and retweeted."""
+        return f"marks:{self.tag(user)}:{user}"
 
     def viewer(self, user: UserId) -> str:
         """The token of what processes know of a viewer."""
@@ -115,6 +127,19 @@ class TimelineStore:
         timeline = self.keys.window(WindowKind.TIMELINE, viewer)
         await self._valkey.delete(timeline, self.keys.viewer(viewer))
 
+    async def fetch(self, kind: WindowKind, user: UserId) -> Window | None:
+        """Returns a whole window; None where it is absent or being rebuilt."""
+        elements = await cast(Any, self._valkey.lrange(self.keys.window(kind, user), 0, -1))
+        return decode(elements)
+
+    async def fetch_built(self, viewer: UserId) -> int:
+        """Returns the newest id of the snapshot that a timeline was rebuilt from, 0 where unknown."""
+        return int(await self._valkey.get(self.keys.built(viewer)) or 0)
+
+    async def drop_marks(self, viewer: UserId) -> None:
+        """Says that what a viewer liked and retweeted has changed."""
+        await self._valkey.delete(self.keys.marks(viewer))
+
     async def push_own(self, author: UserId, entry: Entry) -> None:
         """Puts an author's entry into the own timeline, where that exists. Idempotent."""
         key = self.keys.window(WindowKind.TIMELINE, author)
@@ -135,10 +160,11 @@ class TimelineStore:
         this, on the primary, never before.
         """
         mark = MARK_ID + secrets.token_bytes(ENTRY_BYTES - len(MARK_ID))
-        keys, arguments = [self.keys.window(kind, user)], [mark, MARK_LIFETIME_S]
+        keys = [self.keys.window(kind, user)]
+        arguments: list[Any] = [mark, MARK_LIFETIME_S]
         if viewer_token is not None:
-            keys.append(self.keys.viewer(user))
-            arguments.append(viewer_token)
+            keys += [self.keys.viewer(user), self.keys.lease(user)]
+            arguments += [viewer_token, LEASE_S]
         answer = await self._function("chirp_begin_rebuild", keys, arguments)
         return mark if answer == b"begun" else None
 
@@ -175,10 +201,14 @@ class TimelineStore:
         for shard in range(self.keys.shards):
             await self._valkey.delete(self.keys.pulled(shard))
 
-    def keep_command(self, viewer: UserId) -> tuple[str, str, int]:
-        """The command that keeps a timeline materialised for another `timeline_keep_days`; sent
-        with a read."""
-        return ("EXPIRE", self.keys.window(WindowKind.TIMELINE, viewer), self._timeline_keep_s)
+    def keep_commands(self, viewer: UserId) -> list[tuple[str | int, ...]]:
+        """The commands that keep a timeline materialised for another `timeline_keep_days` and renew
+        its lease. They go before the read: a window that is read is one that active pushes reach.
+        """
+        return [
+            ("SET", self.keys.lease(viewer), "1", "EX", LEASE_S),
+            ("EXPIRE", self.keys.window(WindowKind.TIMELINE, viewer), self._timeline_keep_s),
+        ]
 
     async def _function(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         return await call_function(self._valkey, name, keys, arguments)

@@ -5,7 +5,7 @@ Lock order, everywhere: users rows, then tweets rows by id. So no two transactio
 other, and the outbox ids of one author grow in commit order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString
@@ -70,6 +70,23 @@ class Target:
     conversation_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class CountChange:
+    """By how much the counts of a tweet change."""
+
+    likes: int = 0
+    retweets: int = 0
+    replies: int = 0
+    quotes: int = 0
+
+
+async def lock_user(connection: Connection, user: UserId) -> bool:
+    """Holds an account's row until the transaction ends, so that the account's events keep the
+    order of their commits; returns False where there is no such account."""
+    cursor = await connection.execute("SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", (user,))
+    return await cursor.fetchone() is not None
+
+
 async def count_tweet(connection: Connection, author: UserId, change: int) -> AuthorStamp | None:
     """Locks the author's row and changes its tweet count; None where there is no such account."""
     cursor = await connection.execute(
@@ -86,6 +103,12 @@ async def mark_pulled(connection: Connection, author: UserId, tweet: TweetId) ->
     await connection.execute(
         "UPDATE users SET first_pulled_tweet_id = %s WHERE id = %s", (tweet, author)
     )
+
+
+async def fetch_target(pool: Pool, tweet_id: int) -> Target | None:
+    """Returns a tweet that is liked, retweeted or listed: of a retweet, its original."""
+    async with pool.connection() as connection:
+        return (await fetch_targets(connection, [tweet_id])).get(tweet_id)
 
 
 async def fetch_targets(connection: Connection, ids: Sequence[int]) -> dict[int, Target]:
@@ -118,27 +141,22 @@ async def insert(connection: Connection, row: TweetRow, request_id: str | None) 
     return cursor.rowcount == 1
 
 
-async def count_answers(
-    connection: Connection, *, reply_to: int | None, quote_of: int | None, change: int
+async def change_counts(
+    connection: Connection, changes: Mapping[int, CountChange], *, living: bool
 ) -> list[tuple[int, int]]:
-    """Changes the reply count of one tweet and the quote count of another, in the order of their
-    ids; returns (tweet, new version) of each that exists and is not deleted, or whose count sinks.
-    """
+    """Changes counts of tweets, in the order of their ids; returns (tweet, new version) of each
+    that is there. `living` leaves deleted tweets as they are."""
     changed: list[tuple[int, int]] = []
-    for tweet_id in sorted({reply_to, quote_of} - {None}, key=lambda value: value or 0):
+    for tweet_id, change in sorted(changes.items()):
         cursor = await connection.execute(
-            "UPDATE tweets SET reply_count = reply_count + %s, quote_count = quote_count + %s,"
-            " version = version + 1 WHERE id = %s AND (deleted_at IS NULL OR %s < 0)"
+            "UPDATE tweets SET like_count = like_count + %s, retweet_count = retweet_count + %s,"
+            " reply_count = reply_count + %s, quote_count = quote_count + %s,"
+            " version = version + 1 WHERE id = %s AND (deleted_at IS NULL OR NOT %s)"
             " RETURNING version",
-            (
-                change if tweet_id == reply_to else 0,
-                change if tweet_id == quote_of else 0,
-                tweet_id,
-                change,
-            ),
+            (change.likes, change.retweets, change.replies, change.quotes, tweet_id, living),
         )
         row = await cursor.fetchone()
-        if row is not None and tweet_id is not None:
+        if row is not None:
             changed.append((tweet_id, int(row[0])))
     return changed
 

@@ -51,7 +51,7 @@ class CredentialsRow:
 
 @dataclass(frozen=True, slots=True)
 class LockedRow:
-    """What a follow needs of an account whose row it holds."""
+    """What a change needs of an account whose row it holds."""
 
     id: UserId
     follower_count: int
@@ -139,6 +139,17 @@ async def fetch_by_ids(connection: Connection, user_ids: Sequence[int]) -> list[
         return await cursor.fetchall()
 
 
+async def fetch_full_by_ids(connection: Connection, user_ids: Sequence[int]) -> list[UserRow]:
+    """Returns the accounts that exist, in no order."""
+    async with connection.cursor(row_factory=class_row(UserRow)) as cursor:
+        await cursor.execute(
+            "SELECT id, username, display_name, bio, location, avatar_url, follower_count,"
+            " following_count, tweet_count, tier, created_at FROM users WHERE id = ANY(%s)",
+            (list(user_ids),),
+        )
+        return await cursor.fetchall()
+
+
 async def fetch_by_usernames(connection: Connection, usernames: Sequence[str]) -> list[SummaryRow]:
     """Returns the short form of the accounts of those names, without regard to case."""
     async with connection.cursor(row_factory=class_row(SummaryRow)) as cursor:
@@ -157,17 +168,17 @@ async def exists(connection: Connection, user_id: UserId) -> bool:
     return await cursor.fetchone() is not None
 
 
-async def lock_pair(connection: Connection, one: UserId, other: UserId) -> dict[UserId, LockedRow]:
-    """Holds the rows of two accounts until the transaction ends; leaves out who does not exist.
+async def lock(connection: Connection, user_ids: Sequence[UserId]) -> dict[UserId, LockedRow]:
+    """Holds the rows of accounts until the transaction ends; leaves out who does not exist.
 
-    Always in the order of ids, so that two who follow each other at the same time do not wait for
+    Always in the order of ids, so that two who change each other at the same time do not wait for
     each other for ever.
     """
     async with connection.cursor(row_factory=class_row(LockedRow)) as cursor:
         await cursor.execute(
-            "SELECT id, follower_count, tier FROM users WHERE id IN (%s, %s) ORDER BY id"
+            "SELECT id, follower_count, tier FROM users WHERE id = ANY(%s) ORDER BY id"
             " FOR NO KEY UPDATE",
-            (one, other),
+            (list(user_ids),),
         )
         return {row.id: row for row in await cursor.fetchall()}
 

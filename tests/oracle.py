@@ -9,6 +9,11 @@ ORACLE = """
 WITH followed AS (
     SELECT followee_id AS id FROM follows WHERE follower_id = %(viewer)s
 ),
+hidden AS (
+    SELECT blocked_id AS id FROM blocks WHERE blocker_id = %(viewer)s
+    UNION SELECT blocker_id FROM blocks WHERE blocked_id = %(viewer)s
+    UNION SELECT muted_id FROM mutes WHERE muter_id = %(viewer)s
+),
 candidates AS (
     SELECT * FROM tweets
     WHERE author_id = %(viewer)s OR author_id IN (SELECT id FROM followed)
@@ -20,9 +25,13 @@ visible AS (
     AND (c.retweet_of IS NULL OR EXISTS (
         SELECT FROM tweets AS o WHERE o.id = c.retweet_of AND o.deleted_at IS NULL))
     AND (c.author_id = %(viewer)s
-        OR c.replied_author_id IS NULL
-        OR c.replied_author_id IN (%(viewer)s, c.author_id)
-        OR c.replied_author_id IN (SELECT id FROM followed))
+        OR (c.author_id NOT IN (SELECT id FROM hidden)
+            AND (c.original_author_id IS NULL
+                OR c.original_author_id NOT IN (SELECT id FROM hidden))
+            AND (c.replied_author_id IS NULL
+                OR (c.replied_author_id NOT IN (SELECT id FROM hidden)
+                    AND (c.replied_author_id IN (%(viewer)s, c.author_id)
+                        OR c.replied_author_id IN (SELECT id FROM followed))))))
 ),
 numbered AS (
     SELECT id, key, row_number() OVER (ORDER BY id) AS rn FROM visible

@@ -19,9 +19,11 @@ from chirp.v1 import (
 from eventlog import runner
 from eventlog.contract import EventLog
 from eventlog.runner import Runner
+from mesh.server import Opener, Process
 from mesh.settings import Settings
 from ops import embedded
 from servers import graph_server, timeline_server, tweet_server
+from servers.purge_feed import PurgeFeed
 from storage import database, valkey
 from storage.database import Connection, Pool
 from storage.valkey import Valkey
@@ -46,17 +48,26 @@ class World:
     timelines: "timeline_pb2_grpc.TimelineServiceAsyncStub"
     graph: "graph_pb2_grpc.GraphServiceAsyncStub"
     event_log: EventLog
+    feeds: list[PurgeFeed]
     relay: Relay
     relay_connection: Connection
     worker: FanoutWorker
     fanout: Runner
 
     async def post(
-        self, author: Account, content: str = "hello", *, reply_to: int = 0, request_id: str = ""
+        self,
+        author: Account,
+        content: str = "hello",
+        *,
+        reply_to: int = 0,
+        quote_of: int = 0,
+        request_id: str = "",
     ) -> tweet_pb2.Tweet:
         """Posts a tweet."""
         return await self.tweets.CreateTweet(
-            tweet_pb2.CreateTweetRequest(content=content, reply_to=reply_to, request_id=request_id),
+            tweet_pb2.CreateTweetRequest(
+                content=content, reply_to=reply_to, quote_of=quote_of, request_id=request_id
+            ),
             metadata=author.metadata,
         )
 
@@ -77,6 +88,48 @@ class World:
         await self.graph.UnfollowUser(
             graph_pb2.UnfollowUserRequest(id=followee.id), metadata=follower.metadata
         )
+
+    async def like(self, user: Account, tweet_id: int, *, undo: bool = False) -> tweet_pb2.Tweet:
+        """Likes, or takes the like back."""
+        if undo:
+            return await self.tweets.DeleteLike(
+                tweet_pb2.DeleteLikeRequest(id=tweet_id), metadata=user.metadata
+            )
+        return await self.tweets.CreateLike(
+            tweet_pb2.CreateLikeRequest(id=tweet_id), metadata=user.metadata
+        )
+
+    async def retweet(self, user: Account, tweet_id: int, *, undo: bool = False) -> tweet_pb2.Tweet:
+        """Retweets, or undoes it."""
+        if undo:
+            return await self.tweets.DeleteRetweet(
+                tweet_pb2.DeleteRetweetRequest(id=tweet_id), metadata=user.metadata
+            )
+        return await self.tweets.CreateRetweet(
+            tweet_pb2.CreateRetweetRequest(id=tweet_id), metadata=user.metadata
+        )
+
+    async def block(self, user: Account, other: Account, *, undo: bool = False) -> None:
+        """Blocks or unblocks."""
+        if undo:
+            await self.graph.UnblockUser(
+                graph_pb2.UnblockUserRequest(id=other.id), metadata=user.metadata
+            )
+        else:
+            await self.graph.BlockUser(
+                graph_pb2.BlockUserRequest(id=other.id), metadata=user.metadata
+            )
+
+    async def mute(self, user: Account, other: Account, *, undo: bool = False) -> None:
+        """Mutes or unmutes."""
+        if undo:
+            await self.graph.UnmuteUser(
+                graph_pb2.UnmuteUserRequest(id=other.id), metadata=user.metadata
+            )
+        else:
+            await self.graph.MuteUser(
+                graph_pb2.MuteUserRequest(id=other.id), metadata=user.metadata
+            )
 
     async def home(self, viewer: Account, *, limit: int = 20, since_id: int = 0) -> list[int]:
         """Returns the ids of all pages of a home timeline, laid end to end."""
@@ -121,6 +174,9 @@ class World:
             await self.relay_all()
             await self.fanout.step(20)
             if not sum((await self.fanout.lag()).values()):
+                # What the servers poll four times a second, now.
+                for feed in self.feeds:
+                    await feed.poll()
                 return
             assert time.monotonic() < deadline, "the event log does not drain"
 
@@ -139,9 +195,12 @@ async def open_world(settings: Settings) -> AsyncGenerator[World]:
     }
     async with AsyncExitStack() as stack:
         channels: dict[str, grpc.aio.Channel] = {}
+        feeds: list[PurgeFeed] = []
         for name, opener in openers.items():
             listening = settings.model_copy(update={"listen": f"127.0.0.1:{ports[name]}"})
-            await stack.enter_async_context(serving_process(listening, opener))
+            await stack.enter_async_context(
+                serving_process(listening, _with_feeds(opener, feeds))
+            )
             channels[name] = await stack.enter_async_context(
                 grpc.aio.insecure_channel(f"127.0.0.1:{ports[name]}")
             )
@@ -167,8 +226,20 @@ async def open_world(settings: Settings) -> AsyncGenerator[World]:
             timelines=timeline_pb2_grpc.TimelineServiceStub(channels["timeline"]),
             graph=graph_pb2_grpc.GraphServiceStub(channels["graph"]),
             event_log=event_log,
+            feeds=feeds,
             relay=relay,
             relay_connection=relay_connection,
             worker=worker,
             fanout=fanout,
         )
+
+
+def _with_feeds(opener: Opener, feeds: list[PurgeFeed]) -> Opener:
+    @asynccontextmanager
+    async def opened(settings: Settings) -> AsyncGenerator[Process]:
+        async with opener(settings) as process:
+            runners = [getattr(loop, "__self__", None) for loop in process.loops]
+            feeds.extend(runner for runner in runners if isinstance(runner, PurgeFeed))
+            yield process
+
+    return opened

@@ -7,7 +7,7 @@ committed. Applying a batch twice changes nothing; lists hold candidates, reader
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -55,21 +55,13 @@ class FanoutWorker:
         """Applies events. Raises FencedOut where a newer owner of a partition was here, and what
         Valkey and graph_server raise when they are away."""
         changes: dict[tuple[int, int, int], list[Change]] = defaultdict(list)
-        first_pulled = False
-        stale: dict[int, bytes] = {}
+        aside = _Aside()
         for record in records:
             event = events_pb2.Event.FromString(record.payload)
             for shard, change in self._changes(event):
                 changes[record.partition, record.fence, shard].append(change)
-            first_pulled |= event.tweet_created.first_pulled
-            for change in (*event.tweet_created.changed, *event.tweet_deleted.changed):
-                # Two partitions may bring versions of one tweet in any order; the greatest counts.
-                version = tweet_cache.stale(change.version)
-                stale[change.tweet_id] = max(version, stale.get(change.tweet_id, b""))
-        if stale:
-            await tweet_cache.put(self._cache, stale)
-        if first_pulled:
-            await self._timelines.drop_pulled_token()
+            aside.note(event)
+        await self._set_aside(aside)
         load = _OnceEach(self._load)
         # All are awaited, also when one fails: nothing of this batch may run beside its repetition.
         applied = await asyncio.gather(
@@ -89,6 +81,17 @@ class FanoutWorker:
             if isinstance(outcome, BaseException):
                 raise outcome
             self.deliveries += outcome
+
+    async def _set_aside(self, aside: "_Aside") -> None:
+        """Does what needs no order: tells caches what is stale."""
+        if aside.stale:
+            await tweet_cache.put(self._cache, aside.stale)
+        if aside.first_pulled:
+            await self._timelines.drop_pulled_token()
+        for viewer in aside.dropped:
+            await self._timelines.drop(viewer)
+        for viewer in aside.marked:
+            await self._timelines.drop_marks(viewer)
 
     def _changes(self, event: events_pb2.Event) -> list[tuple[int, Change]]:
         """Returns what an event changes, with the shard of each change."""
@@ -117,7 +120,8 @@ class FanoutWorker:
         if delivery == events_pb2.DELIVERY_PULL:
             changes.append((home, Change("recent" if added else "unrecent", author, argument)))
         else:
-            op = "push" if added else "remove"
+            active = delivery == events_pb2.DELIVERY_PUSH_ACTIVE
+            op = ("push_active" if active else "push") if added else "remove"
             changes += [(shard, Change(op, author, argument)) for shard in range(self._shards)]
         return changes
 
@@ -143,6 +147,60 @@ class FanoutWorker:
             if not answer.has_more:
                 return followers
             after = answer.ids[-1]
+
+
+class _Aside:
+    """What a batch changes beside the windows."""
+
+    def __init__(self) -> None:
+        self.stale: dict[int, bytes] = {}
+        self.first_pulled = False
+        self.dropped: set[UserId] = set()
+        self.marked: set[UserId] = set()
+
+    def note(self, event: events_pb2.Event) -> None:
+        """Takes down what an event changes."""
+        match event.WhichOneof("kind"):
+            case "tweet_created":
+                created = event.tweet_created
+                self.first_pulled |= created.first_pulled
+                self._note_entry(created.entry, created.changed)
+            case "tweet_deleted":
+                self._note_entry(event.tweet_deleted.entry, event.tweet_deleted.changed)
+            case "tweet_liked":
+                self._note_like(event.tweet_liked)
+            case "tweet_unliked":
+                self._note_like(event.tweet_unliked)
+            case "user_blocked":
+                self._drop(event.user_blocked.user_id, event.user_blocked.other_id)
+            case "user_unblocked":
+                self._drop(event.user_unblocked.user_id, event.user_unblocked.other_id)
+            case "user_muted":
+                self._drop(event.user_muted.user_id)
+            case "user_unmuted":
+                self._drop(event.user_unmuted.user_id)
+            case _:
+                pass
+
+    def _note_entry(
+        self, entry: events_pb2.TimelineEntry, changed: Iterable[events_pb2.TweetVersion]
+    ) -> None:
+        self._note_versions(changed)
+        if entry.original_id:
+            self.marked.add(UserId(entry.author_id))
+
+    def _note_like(self, like: events_pb2.TweetLiked | events_pb2.TweetUnliked) -> None:
+        self._note_versions(like.changed)
+        self.marked.add(UserId(like.user_id))
+
+    def _note_versions(self, changed: Iterable[events_pb2.TweetVersion]) -> None:
+        for change in changed:
+            # Two partitions may bring versions of one tweet in any order; the greatest counts.
+            version = tweet_cache.stale(change.version)
+            self.stale[change.tweet_id] = max(version, self.stale.get(change.tweet_id, b""))
+
+    def _drop(self, *users: int) -> None:
+        self.dropped.update(UserId(user) for user in users)
 
 
 class _OnceEach:

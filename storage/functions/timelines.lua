@@ -5,6 +5,7 @@
 --   timeline:{sN}:<viewer>    window: the viewer's home timeline, candidates before the rules
 --   recent:{sN}:<author>      window: the author's pulled tweets
 --   followers:{sN}:<author>   list: '*<generation>', then the author's followers of this shard
+--   lease:{sN}:<viewer>       string: the viewer read within the last hour
 --   viewer:{sN}:<viewer>      string: a token; what was read after it was set holds while it stands
 --   fence:{sN}:<partition>    string: the greatest fence seen from an owner of that log partition
 --
@@ -18,6 +19,9 @@
 -- Ids are compared as two numbers of 32 bits: Lua compares strings by the server's locale.
 
 local MARK = 4294967295
+-- How far from its end a follower list is searched before a follower is appended: a repeated event
+-- is a recent one, and a follower who stands twice is served twice, which changes nothing.
+local REPLAYED = 2000
 local COMPLETE, call, unpack_id
 
 -- Valkey lends its libraries to a function when it runs, not when it is loaded.
@@ -99,6 +103,8 @@ end
 --      5 followers of one tweet to serve before it is the next one's turn, then for each change:
 --      op, author, argument, progress
 --   op 'push':     argument = entry, to every follower's timeline that exists
+--   op 'push_active': argument = entry, to every follower's timeline that exists and whose reader
+--                  has a lease; one without is dropped, because it would miss the entry
 --   op 'remove':   argument = entry, from every follower's timeline that exists
 --   op 'follow':   argument = follower: into the follower list where it exists, timeline dropped
 --   op 'unfollow': argument = follower, likewise
@@ -117,6 +123,7 @@ local function fanout(keys, argv)
   local tag, length = argv[2], tonumber(argv[3])
   local budget, chunk = tonumber(argv[4]), tonumber(argv[5])
   local timeline, followers_of = 'timeline:' .. tag .. ':', 'followers:' .. tag .. ':'
+  local lease = 'lease:' .. tag .. ':'
   local inserted, waiting, replies = 0, {}, {}
 
   local function deliver(op, author, entry, progress)
@@ -141,6 +148,17 @@ local function fanout(keys, argv)
       for i = first, #members do
         inserted = inserted + push(timeline .. members[i], entry, hi, lo, length)
       end
+    elseif op == 'push_active' then
+      for i = first, #members do
+        local window = timeline .. members[i]
+        if call('EXISTS', window) == 1 then
+          if call('EXISTS', lease .. members[i]) == 1 then
+            inserted = inserted + push(window, entry, hi, lo, length)
+          else
+            call('DEL', window)
+          end
+        end
+      end
     else
       for i = first, #members do
         inserted = inserted + remove(timeline .. members[i], entry)
@@ -157,14 +175,15 @@ local function fanout(keys, argv)
     local reply = 'done'
     if waiting[author] then
       reply = progress
-    elseif op == 'push' or op == 'remove' then
+    elseif op == 'push' or op == 'push_active' or op == 'remove' then
       reply = budget > 0 and deliver(op, author, argument, progress) or progress
       if reply ~= 'done' then waiting[author] = true end
     elseif op == 'follow' or op == 'unfollow' then
       local key = followers_of .. author
       if op == 'unfollow' then
         call('LREM', key, 0, argument)
-      elseif call('LINDEX', key, 0) and not call('LPOS', key, argument) then
+      elseif call('LINDEX', key, 0)
+        and not call('LPOS', key, argument, 'RANK', -1, 'MAXLEN', REPLAYED) then
         call('RPUSH', key, argument)
       end
       call('DEL', timeline .. argument, 'viewer:' .. tag .. ':' .. argument)
@@ -218,13 +237,18 @@ local function remove_own(keys, argv)
 end
 
 -- begin_rebuild: marks an absent window as being rebuilt.
--- KEYS 1 window, 2 viewer token (optional)   ARGV 1 mark (32 bytes: 2^64-1, then a token),
--- 2 seconds the mark lives, 3 the token under which the viewer's relations were read (optional)
+-- KEYS 1 window, and of a viewer: 2 token, 3 lease
+-- ARGV 1 mark (32 bytes: 2^64-1, then a token), 2 seconds the mark lives, and of a viewer: 3 the
+-- token under which the relations were read, 4 seconds the lease lives
+-- With a viewer, it also renews the lease: from now on active pushes wait behind the mark.
 -- Returns 'begun', 'built' (there is one), 'busy' (somebody else rebuilds it), or 'changed' (the
 -- relations that the snapshot would be read with are not the viewer's any more: the drop that came
 -- with the change is past, so nothing else would undo a window made from them).
 local function begin_rebuild(keys, argv)
-  if keys[2] and call('GET', keys[2]) ~= argv[3] then return 'changed' end
+  if keys[2] then
+    if call('GET', keys[2]) ~= argv[3] then return 'changed' end
+    call('SET', keys[3], '1', 'EX', argv[4])
+  end
   local head = call('LINDEX', keys[1], 0)
   if head then
     return unpack_id('>I4', head) == MARK and 'busy' or 'built'

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
-from chirp.v1 import events_pb2, graph_pb2_grpc, user_pb2, user_pb2_grpc
+from chirp.v1 import events_pb2, graph_pb2, graph_pb2_grpc, user_pb2, user_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -18,6 +18,7 @@ from mesh.settings import Settings
 from mesh.tokens import TokenSigner
 from storage import database
 from storage.database import Pool
+from storage.purges import Kind
 
 PASSWORD = "correct horse battery"
 
@@ -57,6 +58,7 @@ class Accounts:
     users: "user_pb2_grpc.UserServiceAsyncStub"
     directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub"
     graph: "graph_pb2_grpc.GraphServiceAsyncStub"
+    block_directory: "graph_pb2_grpc.BlockDirectoryServiceAsyncStub"
     signer: TokenSigner
 
     async def sign_up(self, username: str = "") -> Account:
@@ -82,6 +84,48 @@ class Accounts:
                 made.append(Account(user_id, name, token))
         return made
 
+    async def follow(self, follower: Account, followee: Account) -> user_pb2.User:
+        """Follows; answers the followee as the follower sees it. So do those below."""
+        return await self.graph.FollowUser(
+            graph_pb2.FollowUserRequest(id=followee.id), metadata=follower.metadata
+        )
+
+    async def unfollow(self, follower: Account, followee: Account) -> user_pb2.User:
+        """Unfollows."""
+        return await self.graph.UnfollowUser(
+            graph_pb2.UnfollowUserRequest(id=followee.id), metadata=follower.metadata
+        )
+
+    async def block(self, blocker: Account, blocked: Account) -> user_pb2.User:
+        """Blocks."""
+        return await self.graph.BlockUser(
+            graph_pb2.BlockUserRequest(id=blocked.id), metadata=blocker.metadata
+        )
+
+    async def unblock(self, blocker: Account, blocked: Account) -> user_pb2.User:
+        """Unblocks."""
+        return await self.graph.UnblockUser(
+            graph_pb2.UnblockUserRequest(id=blocked.id), metadata=blocker.metadata
+        )
+
+    async def mute(self, muter: Account, muted: Account) -> user_pb2.User:
+        """Mutes."""
+        return await self.graph.MuteUser(
+            graph_pb2.MuteUserRequest(id=muted.id), metadata=muter.metadata
+        )
+
+    async def unmute(self, muter: Account, muted: Account) -> user_pb2.User:
+        """Unmutes."""
+        return await self.graph.UnmuteUser(
+            graph_pb2.UnmuteUserRequest(id=muted.id), metadata=muter.metadata
+        )
+
+    async def seen(self, account: Account, viewer: Account) -> user_pb2.User:
+        """Returns an account as a viewer sees it."""
+        return await self.users.GetUser(
+            user_pb2.GetUserRequest(id=account.id), metadata=viewer.metadata
+        )
+
     async def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Returns what the database answers."""
         async with self.pool.connection() as connection:
@@ -93,12 +137,22 @@ class Accounts:
         rows = await self.rows("SELECT partition_key, payload FROM outbox ORDER BY id")
         return [(int(row[0]), events_pb2.Event.FromString(bytes(row[1]))) for row in rows]
 
+    async def purged_viewers(self) -> list[int]:
+        """Returns whose timelines the servers' caches were told to forget, in order."""
+        rows = await self.rows(
+            "SELECT subject_id FROM purges WHERE kind = %s ORDER BY id", int(Kind.VIEWER)
+        )
+        return [int(row[0]) for row in rows]
+
     async def contents(self) -> list[tuple[Any, ...]]:
         """Returns everything that a call could have half done."""
         rows: list[tuple[Any, ...]] = []
         for statement in (
             "SELECT * FROM users ORDER BY id",
             "SELECT * FROM follows ORDER BY id",
+            "SELECT * FROM blocks ORDER BY blocker_id, blocked_id",
+            "SELECT * FROM mutes ORDER BY muter_id, muted_id",
+            "SELECT * FROM tier_changes ORDER BY id",
             "SELECT * FROM sessions ORDER BY id",
             "SELECT * FROM outbox ORDER BY id",
             "SELECT * FROM purges ORDER BY id",
@@ -122,6 +176,7 @@ async def open_accounts(settings: Settings, channel: grpc.aio.Channel) -> AsyncG
             user_pb2_grpc.UserServiceStub(channel),
             user_pb2_grpc.UserDirectoryServiceStub(channel),
             graph_pb2_grpc.GraphServiceStub(channel),
+            graph_pb2_grpc.BlockDirectoryServiceStub(channel),
             TokenSigner(settings),
         )
 

@@ -22,6 +22,10 @@ async def refusals(accounts: Accounts, metadata: tuple[tuple[str, str], ...]) ->
         users.DeleteSessions(user_pb2.DeleteSessionsRequest(), metadata=metadata),
         graph.FollowUser(graph_pb2.FollowUserRequest(id=1), metadata=metadata),
         graph.UnfollowUser(graph_pb2.UnfollowUserRequest(id=1), metadata=metadata),
+        graph.BlockUser(graph_pb2.BlockUserRequest(id=1), metadata=metadata),
+        graph.UnblockUser(graph_pb2.UnblockUserRequest(id=1), metadata=metadata),
+        graph.MuteUser(graph_pb2.MuteUserRequest(id=1), metadata=metadata),
+        graph.UnmuteUser(graph_pb2.UnmuteUserRequest(id=1), metadata=metadata),
     ]
     refused = [await failure(call) for call in calls]
     assert {each.code for each in refused} == {grpc.StatusCode.UNAUTHENTICATED}
@@ -110,6 +114,8 @@ async def test_service_methods_are_refused_to_others(accounts: Accounts) -> None
     (ada,) = await accounts.insert()
     ids = user_pb2.BatchGetUserSummariesRequest(ids=[1])
     names = user_pb2.ResolveUsernamesRequest(usernames=["ada"])
+    whole = user_pb2.BatchGetUsersRequest(ids=[1])
+    blocks = graph_pb2.BatchGetBlocksRequest(user_id=1, other_ids=[2])
     for metadata, code, reason in (
         (ada.metadata, grpc.StatusCode.PERMISSION_DENIED, "SERVICES_ONLY"),
         ((), grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
@@ -117,6 +123,8 @@ async def test_service_methods_are_refused_to_others(accounts: Accounts) -> None
         for call in (
             accounts.directory.BatchGetUserSummaries(ids, metadata=metadata),
             accounts.directory.ResolveUsernames(names, metadata=metadata),
+            accounts.directory.BatchGetUsers(whole, metadata=metadata),
+            accounts.block_directory.BatchGetBlocks(blocks, metadata=metadata),
         ):
             refused = await failure(call)
             assert (refused.code, refused.reason) == (code, reason)

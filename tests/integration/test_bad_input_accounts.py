@@ -3,7 +3,7 @@ from collections.abc import Awaitable
 import grpc
 from chirp.v1 import graph_pb2, user_pb2
 
-from tests.integration.accounts import PASSWORD, Account, Accounts, bearer, failure
+from tests.integration.accounts import PASSWORD, Accounts, bearer, failure
 
 URL = "https://example.org/"
 LONG_URL = URL + "a" * (2_049 - len(URL))
@@ -135,6 +135,12 @@ async def test_impossible_id_is_named(accounts: Accounts) -> None:
             accounts.graph.UnfollowUser(
                 graph_pb2.UnfollowUserRequest(id=wrong), metadata=ada.metadata
             ),
+            accounts.graph.BlockUser(graph_pb2.BlockUserRequest(id=wrong), metadata=ada.metadata),
+            accounts.graph.UnblockUser(
+                graph_pb2.UnblockUserRequest(id=wrong), metadata=ada.metadata
+            ),
+            accounts.graph.MuteUser(graph_pb2.MuteUserRequest(id=wrong), metadata=ada.metadata),
+            accounts.graph.UnmuteUser(graph_pb2.UnmuteUserRequest(id=wrong), metadata=ada.metadata),
         ):
             await assert_refused(call, "id")
     assert await accounts.contents() == before
@@ -159,6 +165,14 @@ async def test_unknown_account_is_not_found(accounts: Accounts) -> None:
             accounts.graph.UnfollowUser(
                 graph_pb2.UnfollowUserRequest(id=unknown), metadata=ada.metadata
             ),
+            accounts.graph.BlockUser(graph_pb2.BlockUserRequest(id=unknown), metadata=ada.metadata),
+            accounts.graph.UnblockUser(
+                graph_pb2.UnblockUserRequest(id=unknown), metadata=ada.metadata
+            ),
+            accounts.graph.MuteUser(graph_pb2.MuteUserRequest(id=unknown), metadata=ada.metadata),
+            accounts.graph.UnmuteUser(
+                graph_pb2.UnmuteUserRequest(id=unknown), metadata=ada.metadata
+            ),
             accounts.graph.ListFollowers(graph_pb2.ListFollowersRequest(id=unknown)),
             accounts.graph.ListFollowing(graph_pb2.ListFollowingRequest(id=unknown)),
         ):
@@ -172,17 +186,58 @@ async def test_unknown_account_is_not_found(accounts: Accounts) -> None:
 
 
 async def test_token_of_an_account_that_is_gone_is_refused(accounts: Accounts) -> None:
-    (ada,) = await accounts.insert()
-    token = accounts.signer.sign_user(Account(ada.id, "", "").id, 1, lifetime_s=60, now=2**31)
+    gone, other = await accounts.insert(2)
     async with accounts.pool.connection() as connection:
-        (other,) = await accounts.insert()
-        await connection.execute("DELETE FROM users WHERE id = %s", (ada.id,))
+        await connection.execute("DELETE FROM users WHERE id = %s", (gone.id,))
+    before = await accounts.contents()
 
-    refused = await failure(
-        accounts.graph.FollowUser(graph_pb2.FollowUserRequest(id=other.id), metadata=bearer(token))
-    )
+    for call in (
+        accounts.follow,
+        accounts.unfollow,
+        accounts.block,
+        accounts.unblock,
+        accounts.mute,
+        accounts.unmute,
+    ):
+        refused = await failure(call(gone, other))
+        assert refused.code == grpc.StatusCode.UNAUTHENTICATED
+    assert await accounts.contents() == before
 
-    assert refused.code == grpc.StatusCode.UNAUTHENTICATED
+
+async def test_every_wrong_field_of_the_internal_batches_is_named(accounts: Accounts) -> None:
+    metadata = accounts.service_metadata
+    many = range(1, 1_002)
+    directory, blocks = accounts.directory, accounts.block_directory
+    for field, call in (
+        ("ids", directory.BatchGetUsers(user_pb2.BatchGetUsersRequest(), metadata=metadata)),
+        (
+            "ids",
+            directory.BatchGetUsers(user_pb2.BatchGetUsersRequest(ids=many), metadata=metadata),
+        ),
+        (
+            "viewerId",
+            directory.BatchGetUsers(
+                user_pb2.BatchGetUsersRequest(ids=[1], viewer_id=-1), metadata=metadata
+            ),
+        ),
+        (
+            "userId",
+            blocks.BatchGetBlocks(
+                graph_pb2.BatchGetBlocksRequest(other_ids=[1]), metadata=metadata
+            ),
+        ),
+        (
+            "otherIds",
+            blocks.BatchGetBlocks(graph_pb2.BatchGetBlocksRequest(user_id=1), metadata=metadata),
+        ),
+        (
+            "otherIds",
+            blocks.BatchGetBlocks(
+                graph_pb2.BatchGetBlocksRequest(user_id=1, other_ids=many), metadata=metadata
+            ),
+        ),
+    ):
+        await assert_refused(call, field)
 
 
 async def test_values_at_the_limits_are_taken(accounts: Accounts) -> None:

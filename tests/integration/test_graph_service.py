@@ -1,5 +1,4 @@
 import asyncio
-import random
 
 import grpc
 from chirp.v1 import graph_pb2, user_pb2
@@ -10,18 +9,6 @@ from storage import valkey
 from storage.timelines import TimelineStore, WindowKind
 from tests.integration.accounts import Account, Accounts, failure, open_accounts
 from tests.integration.conftest import Serve
-
-
-async def follow(accounts: Accounts, follower: Account, followee: Account) -> user_pb2.User:
-    return await accounts.graph.FollowUser(
-        graph_pb2.FollowUserRequest(id=followee.id), metadata=follower.metadata
-    )
-
-
-async def unfollow(accounts: Accounts, follower: Account, followee: Account) -> user_pb2.User:
-    return await accounts.graph.UnfollowUser(
-        graph_pb2.UnfollowUserRequest(id=followee.id), metadata=follower.metadata
-    )
 
 
 async def counts(accounts: Accounts, account: Account) -> tuple[int, int]:
@@ -41,12 +28,13 @@ async def assert_counts_equal_a_recount(accounts: Accounts) -> None:
 async def test_follow_counts_on_both_sides_and_shows_the_relation(accounts: Accounts) -> None:
     ada, grace = await accounts.insert(2)
 
-    answer = await follow(accounts, ada, grace)
+    answer = await accounts.follow(ada, grace)
 
     assert (answer.id, answer.follower_count, answer.following) == (grace.id, 1, True)
     assert not answer.followed_by
-    seen = await accounts.users.GetUser(user_pb2.GetUserRequest(id=ada.id), metadata=grace.metadata)
+    seen = await accounts.seen(ada, grace)
     assert (seen.followed_by, seen.following, seen.following_count) == (True, False, 1)
+    assert await accounts.purged_viewers() == [ada.id]
     ((key, event),) = await accounts.events()
     assert key == event.user_followed.followee_id == grace.id
     assert event.user_followed.follower_id == ada.id
@@ -57,15 +45,15 @@ async def test_following_twice_and_unfollowing_twice_change_and_tell_nothing(
 ) -> None:
     ada, grace = await accounts.insert(2)
 
-    await follow(accounts, ada, grace)
+    await accounts.follow(ada, grace)
     followed = await accounts.contents()
-    again = await follow(accounts, ada, grace)
+    again = await accounts.follow(ada, grace)
     assert await accounts.contents() == followed
     assert again.follower_count == 1
 
-    await unfollow(accounts, ada, grace)
+    await accounts.unfollow(ada, grace)
     unfollowed = await accounts.contents()
-    again = await unfollow(accounts, ada, grace)
+    again = await accounts.unfollow(ada, grace)
     assert await accounts.contents() == unfollowed
     assert (again.follower_count, again.following) == (0, False)
 
@@ -73,73 +61,20 @@ async def test_following_twice_and_unfollowing_twice_change_and_tell_nothing(
     assert kinds == ["user_followed", "user_unfollowed"]
 
 
-async def test_opposite_follows_at_once_neither_deadlock_nor_miscount(
-    settings: Settings, serve: Serve
-) -> None:
-    many = settings.model_copy(update={"database_pool_max": 16})
-    one = await serve(lambda _: graph_server.open_process(many))
-    other = await serve(lambda _: graph_server.open_process(many))
-    async with open_accounts(settings, one) as first, open_accounts(settings, other) as second:
-        people = await first.insert(4)
-        chance = random.Random(7)
-
-        async def change(step: int) -> None:
-            follower, followee = chance.sample(people, 2)
-            call = follow if chance.random() < 0.6 else unfollow
-            await call(first if step % 2 else second, follower, followee)
-
-        await asyncio.gather(*(change(step) for step in range(400)))
-
-        await assert_counts_equal_a_recount(first)
-        # The log, applied in its order, gives the table: per followee that is commit order.
-        replayed: set[tuple[int, int]] = set()
-        for _, event in await first.events():
-            if event.HasField("user_followed"):
-                pair = (event.user_followed.follower_id, event.user_followed.followee_id)
-                assert pair not in replayed
-                replayed.add(pair)
-            else:
-                pair = (event.user_unfollowed.follower_id, event.user_unfollowed.followee_id)
-                replayed.remove(pair)
-        table = await first.rows("SELECT follower_id, followee_id FROM follows")
-        assert replayed == {(row[0], row[1]) for row in table}
-
-
 async def test_many_new_followers_at_once_are_all_counted(accounts: Accounts) -> None:
     star, *fans = await accounts.insert(41)
 
-    await asyncio.gather(*(follow(accounts, fan, star) for fan in fans))
+    await asyncio.gather(*(accounts.follow(fan, star) for fan in fans))
 
     assert await counts(accounts, star) == (40, 0)
     await assert_counts_equal_a_recount(accounts)
 
 
-async def test_tier_rises_at_its_line_and_falls_below_nine_tenths_of_it(
-    settings: Settings, serve: Serve
-) -> None:
-    small = settings.model_copy(update={"influencer_followers": 10, "celebrity_followers": 12})
-    channel = await serve(lambda _: graph_server.open_process(small))
-    async with open_accounts(settings, channel) as accounts:
-        star, *fans = await accounts.insert(13)
-        tiers: list[tuple[int, int]] = []
-
-        for fan in fans:
-            user = await follow(accounts, fan, star)
-            tiers.append((user.follower_count, user.tier))
-            assert user.is_celebrity == (user.tier > 1)
-        for fan in fans:
-            user = await unfollow(accounts, fan, star)
-            tiers.append((user.follower_count, user.tier))
-
-        assert tiers[8:14] == [(9, 1), (10, 2), (11, 2), (12, 3), (11, 3), (10, 2)]
-        assert tiers[14:16] == [(9, 2), (8, 1)]
-
-
 async def test_lists_are_newest_first_and_complete_over_pages(accounts: Accounts) -> None:
     star, *fans = await accounts.insert(8)
     for fan in fans:
-        await follow(accounts, fan, star)
-        await follow(accounts, star, fan)
+        await accounts.follow(fan, star)
+        await accounts.follow(star, fan)
     newest_first = [fan.id for fan in reversed(fans)]
 
     for limit in (1, 3, 7, 8, 100, 1_000):
@@ -165,11 +100,11 @@ async def test_follows_that_arrive_between_pages_leave_no_gap_and_repeat_nothing
 ) -> None:
     star, *fans = await accounts.insert(9)
     for fan in fans[:6]:
-        await follow(accounts, fan, star)
+        await accounts.follow(fan, star)
 
     first = await accounts.graph.ListFollowers(graph_pb2.ListFollowersRequest(id=star.id, limit=3))
     for fan in fans[6:]:
-        await follow(accounts, fan, star)
+        await accounts.follow(fan, star)
     second = await accounts.graph.ListFollowers(
         graph_pb2.ListFollowersRequest(id=star.id, limit=3, cursor=first.next_cursor)
     )
@@ -199,9 +134,9 @@ async def test_default_page_has_twenty_and_the_largest_a_hundred(accounts: Accou
 
 async def test_lists_show_how_the_caller_stands_to_each(accounts: Accounts) -> None:
     star, friend, stranger = await accounts.insert(3)
-    await follow(accounts, friend, star)
-    await follow(accounts, stranger, star)
-    await follow(accounts, star, friend)
+    await accounts.follow(friend, star)
+    await accounts.follow(stranger, star)
+    await accounts.follow(star, friend)
 
     page = await accounts.graph.ListFollowers(
         graph_pb2.ListFollowersRequest(id=star.id), metadata=star.metadata
@@ -215,8 +150,8 @@ async def test_following_and_unfollowing_oneself_is_refused(accounts: Accounts) 
     (ada,) = await accounts.insert()
     before = await accounts.contents()
 
-    for call in (follow, unfollow):
-        refused = await failure(call(accounts, ada, ada))
+    for call in (accounts.follow, accounts.unfollow):
+        refused = await failure(call(ada, ada))
         assert refused.code == grpc.StatusCode.INVALID_ARGUMENT
         assert (refused.reason, refused.fields) == ("SELF_FOLLOW", ["id"])
 
@@ -228,10 +163,10 @@ async def test_follow_and_unfollow_drop_the_followers_timeline(accounts: Account
     async with valkey.connect(accounts.settings.valkey_url, accounts.settings) as cache:
         keys = TimelineStore(cache, accounts.settings).keys
         timeline = keys.window(WindowKind.TIMELINE, ada.id)
-        for call in (follow, unfollow):
+        for call in (accounts.follow, accounts.unfollow):
             await cache.set(timeline, b"anything")
 
-            await call(accounts, ada, grace)
+            await call(ada, grace)
 
             assert await cache.exists(timeline) == 0
 
@@ -242,7 +177,7 @@ async def test_follow_succeeds_while_the_cache_is_away(settings: Settings, serve
     async with open_accounts(settings, channel) as accounts:
         ada, grace = await accounts.insert(2)
 
-        answer = await follow(accounts, ada, grace)
+        answer = await accounts.follow(ada, grace)
 
         assert answer.following
         assert len(await accounts.events()) == 1

@@ -2,16 +2,22 @@
 end equal the oracle."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+import grpc
 import pytest
 from chirp.v1 import timeline_pb2
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from mesh.settings import Settings
+from storage.timelines import Keys
 from tests.integration.accounts import Account
 from tests.world import World, open_world
+
+T = TypeVar("T")
 
 PEOPLE = 4
 PAGE = 3
@@ -22,7 +28,18 @@ steps = st.one_of(
     st.tuples(st.just("post"), person),
     st.tuples(st.just("post"), person),
     st.tuples(st.just("reply"), person, which),
+    st.tuples(st.just("quote"), person, which),
+    st.tuples(st.just("retweet"), person, which),
+    st.tuples(st.just("retweet"), person, which),
+    st.tuples(st.just("undo retweet"), person, which),
+    st.tuples(st.just("like"), person, which),
+    st.tuples(st.just("unlike"), person, which),
     st.tuples(st.just("delete"), which),
+    st.tuples(st.just("block"), person, person),
+    st.tuples(st.just("unblock"), person, person),
+    st.tuples(st.just("mute"), person, person),
+    st.tuples(st.just("unmute"), person, person),
+    st.tuples(st.just("go cold"), person),
     st.tuples(st.just("follow"), person, person),
     st.tuples(st.just("follow"), person, person),
     st.tuples(st.just("unfollow"), person, person),
@@ -47,15 +64,33 @@ class History:
             case "post":
                 tweet = await world.post(people[choices[0]])
                 self.living.append((choices[0], tweet.id))
-            case "reply" if self.living:
+            case "reply" | "quote" if self.living:
                 _, target = self.living[choices[1] % len(self.living)]
-                tweet = await world.post(people[choices[0]], reply_to=target)
-                self.living.append((choices[0], tweet.id))
+                author = people[choices[0]]
+                if name == "reply":
+                    tweet = await allowed(world.post(author, reply_to=target))
+                else:
+                    tweet = await allowed(world.post(author, quote_of=target))
+                if tweet is not None:
+                    self.living.append((choices[0], tweet.id))
+            case "retweet" | "undo retweet" if self.living:
+                _, target = self.living[choices[1] % len(self.living)]
+                undo = name == "undo retweet"
+                await allowed(world.retweet(people[choices[0]], target, undo=undo))
+            case "like" | "unlike" if self.living:
+                _, target = self.living[choices[1] % len(self.living)]
+                await allowed(world.like(people[choices[0]], target, undo=name == "unlike"))
+            case "block" | "unblock" if choices[0] != choices[1]:
+                await world.block(*(people[c] for c in choices), undo=name == "unblock")
+            case "mute" | "unmute" if choices[0] != choices[1]:
+                await world.mute(*(people[c] for c in choices), undo=name == "unmute")
+            case "go cold":
+                await self.go_cold(people[choices[0]])
             case "delete" if self.living:
                 author, target = self.living.pop(choices[0] % len(self.living))
                 await world.delete(people[author], target)
             case "follow" if choices[0] != choices[1]:
-                await world.follow(people[choices[0]], people[choices[1]])
+                await allowed(world.follow(people[choices[0]], people[choices[1]]))
             case "unfollow" if choices[0] != choices[1]:
                 await world.unfollow(people[choices[0]], people[choices[1]])
             case "read":
@@ -72,6 +107,11 @@ class History:
                 await world.rewind()
             case _:
                 pass
+
+    async def go_cold(self, viewer: Account) -> None:
+        """The lease of a reader runs out."""
+        keys = Keys(self.world.settings.timeline_shards)
+        await self.world.cache.delete(keys.lease(viewer.id))
 
     async def check_page(self, viewer: Account) -> None:
         """What holds before draining too: sorted, nothing twice, no page short of its end."""
@@ -92,6 +132,16 @@ class History:
                 assert newer.count == position
                 since = await self.world.home(viewer, limit=PAGE, since_id=tweet_id)
                 assert since == expected[:position]
+
+
+async def allowed(call: Awaitable[T]) -> T | None:
+    """Awaits a call; None where one of the two blocks the other."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        if error.code() != grpc.StatusCode.PERMISSION_DENIED:
+            raise
+        return None
 
 
 async def world_page(world: World, viewer: Account) -> timeline_pb2.GetHomeTimelineResponse:

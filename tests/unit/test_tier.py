@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.tier import Thresholds, Tier, next_tier
+from domain.tier import Thresholds, Tier, falls_below, next_tier, rises_at
 
 THRESHOLDS = Thresholds(influencer=100, celebrity=1_000, hysteresis=0.9)
 
@@ -45,3 +45,15 @@ def test_equal_lines_leave_out_the_middle_on_the_way_up(tier: Tier, followers: i
     reached = next_tier(tier, followers, Thresholds(100, 100, 1.0))
 
     assert reached == (Tier.CELEBRITY if followers >= 100 else Tier.NORMAL)
+
+
+@given(st.sampled_from(Tier), st.floats(0.01, 1))
+def test_lines_are_where_the_tier_changes(tier: Tier, hysteresis: float) -> None:
+    thresholds = Thresholds(100, 1_000, hysteresis)
+    up, down = rises_at(tier, thresholds), falls_below(tier, thresholds)
+
+    assert (up is None, down is None) == (tier is Tier.CELEBRITY, tier is Tier.NORMAL)
+    if up is not None:
+        assert next_tier(tier, up - 1, thresholds) <= tier < next_tier(tier, up, thresholds)
+    if down is not None:
+        assert next_tier(tier, down - 1, thresholds) < tier <= next_tier(tier, down, thresholds)

@@ -1,0 +1,133 @@
+"""The transactions of tweets: each writes the tweet, the counts that change with it, what caches
+must forget, and its event, or nothing.
+
+Locks are taken in the order of storage/tweets.py: the author's row first, then tweets by id. So ids
+in the outbox grow in the order of an author's commits, and no two transactions wait for each other.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from chirp.v1 import events_pb2
+
+from domain import fanout
+from domain.errors import TweetNotFound, Unauthenticated
+from domain.fanout import Delivery
+from domain.ids import TweetId, UserId
+from domain.timeline import Entry
+from storage import outbox, purges, tweets
+from storage.database import Connection
+from storage.timelines import tweet_entry
+from storage.tweets import CountChange, TweetRow
+
+
+class AlreadyPosted(Exception):
+    """The author used this request id before; raised to roll the transaction back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A tweet as written, and the versions that other tweets reached with it."""
+
+    row: TweetRow
+    changed: Sequence[events_pb2.TweetVersion]
+
+
+async def insert(
+    connection: Connection, row: TweetRow, *, request_id: str, location: str
+) -> Written:
+    """Inserts a tweet, stamped with the way of its author's tier; `location` is the tweet's own,
+    the author's where it is empty. Raises TweetNotFound where what it refers to is deleted, and
+    AlreadyPosted."""
+    author = UserId(row.author_id)
+    stamp = await tweets.count_tweet(connection, author, +1)
+    if stamp is None:
+        raise Unauthenticated("the account of this token is gone")
+    delivery = fanout.plan(stamp.tier)
+    row = replace(row, delivery=int(delivery), location=location or stamp.location)
+    changes = count_changes(row, +1)
+    counted = await tweets.change_counts(connection, changes, living=True)
+    if len(counted) != len(changes):
+        raise TweetNotFound("the tweet referred to was deleted")
+    if not await tweets.insert(connection, row, request_id or None):
+        raise AlreadyPosted
+    first_pulled = delivery is Delivery.PULL and stamp.first_pulled_tweet_id is None
+    if first_pulled:
+        await tweets.mark_pulled(connection, author, TweetId(row.id))
+    event = new_event()
+    created = event.tweet_created
+    created.entry.CopyFrom(_entry_message(row))
+    created.delivery = events_pb2.Delivery.ValueType(row.delivery)
+    created.first_pulled = first_pulled
+    created.hashtags.extend(row.hashtags)
+    created.mentions.extend(row.mentions)
+    created.reply_to = row.reply_to or 0
+    created.quote_of = row.quote_of or 0
+    created.location = row.location
+    created.changed.extend(await purge(connection, counted))
+    await outbox.insert(connection, partition_key=author, payload=event.SerializeToString())
+    return Written(row, list(created.changed))
+
+
+async def delete(connection: Connection, row: TweetRow) -> Written:
+    """Deletes a tweet, or undoes a retweet. Raises TweetNotFound where it is gone already."""
+    await tweets.count_tweet(connection, UserId(row.author_id), -1)
+    # What a tweet refers to is older than it is: the order of ids.
+    counted = await tweets.change_counts(connection, count_changes(row, -1), living=False)
+    gone = await tweets.delete(connection, TweetId(row.id))
+    if gone is None:
+        raise TweetNotFound("no such tweet")
+    event = new_event()
+    deleted = event.tweet_deleted
+    deleted.entry.CopyFrom(_entry_message(gone))
+    deleted.delivery = events_pb2.Delivery.ValueType(gone.delivery)
+    deleted.changed.extend(await purge(connection, [*counted, (gone.id, gone.version)]))
+    await outbox.insert(connection, partition_key=gone.author_id, payload=event.SerializeToString())
+    return Written(gone, list(deleted.changed))
+
+
+async def purge(
+    connection: Connection, counted: Sequence[tuple[int, int]]
+) -> list[events_pb2.TweetVersion]:
+    """Tells all servers to forget what they keep of changed tweets."""
+    for tweet_id, version in counted:
+        await purges.insert(connection, purges.Kind.TWEET, tweet_id, version)
+    return [events_pb2.TweetVersion(tweet_id=t, version=version) for t, version in counted]
+
+
+def count_changes(row: TweetRow, change: int) -> Mapping[int, CountChange]:
+    """Returns what a tweet's coming (+1) or going (-1) changes on the tweets that it refers to."""
+    changes: dict[int, CountChange] = {}
+    if row.retweet_of is not None:
+        changes[row.retweet_of] = CountChange(retweets=change)
+    if row.reply_to is not None:
+        changes[row.reply_to] = CountChange(replies=change)
+    if row.quote_of is not None:
+        # A reply may quote what it answers.
+        replies = change if row.quote_of == row.reply_to else 0
+        changes[row.quote_of] = CountChange(replies=replies, quotes=change)
+    return changes
+
+
+def new_event() -> events_pb2.Event:
+    """Returns an event of now."""
+    event = events_pb2.Event()
+    event.occurred_at.FromMilliseconds(int(time.time() * 1000))
+    return event
+
+
+def entry_of(row: TweetRow) -> Entry:
+    """Returns what timelines hold of a tweet."""
+    other = row.original_author_id or row.replied_author_id
+    return tweet_entry(row.id, row.author_id, row.retweet_of, other)
+
+
+def _entry_message(row: TweetRow) -> events_pb2.TimelineEntry:
+    return events_pb2.TimelineEntry(
+        tweet_id=row.id,
+        author_id=row.author_id,
+        original_id=row.retweet_of or 0,
+        original_author_id=row.original_author_id or 0,
+        replied_author_id=row.replied_author_id or 0,
+    )

@@ -1,0 +1,87 @@
+"""What viewers liked and retweeted, kept in the process as long as it holds.
+
+All marks above a floor are kept, so that a tweet that is not among them is known to be unmarked:
+new tweets cost nothing. A token in Valkey vouches for it, as in viewers.py; tweet_server and the
+events delete it after each change.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Set
+from dataclasses import dataclass
+
+import redis.exceptions
+from chirp.v1 import tweet_pb2, tweet_pb2_grpc
+
+from domain.ids import UserId
+from mesh.clients import Metadata
+from mesh.settings import Settings
+from servers.tweet_presenter import Marks
+from storage.timelines import TimelineStore
+
+ASKED_MAX = 1_000  # ids in one question
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    token: bytes
+    liked: Set[int]
+    retweeted: Set[int]
+    floor: int
+
+
+class ViewerMarks:
+    """Viewer -> marks. Bounded by viewers; the oldest goes first."""
+
+    def __init__(
+        self,
+        stub: "tweet_pb2_grpc.TweetRecordServiceAsyncStub",
+        metadata: Metadata,
+        timelines: TimelineStore,
+        settings: Settings,
+    ) -> None:
+        self._stub = stub
+        self._metadata = metadata
+        self._timelines = timelines
+        self._max = settings.viewer_cache_max
+        self._known: OrderedDict[UserId, _Known] = OrderedDict()
+
+    async def of(self, user: UserId, ids: Collection[int], token: bytes | None) -> Marks:
+        """Returns a viewer's marks on these tweets; `token` came with the read of the timeline,
+        None where it did not. Raises AioRpcError where tweet_server is needed and away."""
+        known = self._known.get(user)
+        if known is not None and token is not None and known.token == token:
+            below = [i for i in ids if i <= known.floor]
+            if not below:
+                return Marks(known.liked, known.retweeted)
+            asked = await self._ask(user, below)
+            return Marks(known.liked | {*asked.liked}, known.retweeted | {*asked.retweeted})
+        try:
+            # Set before the marks are read: a change after it deletes it.
+            token = await self._timelines.ensure_token(self._timelines.keys.marks(user))
+        except (redis.exceptions.RedisError, OSError):
+            token = None
+        answer = await self._ask(user, list(ids))
+        known = _Known(
+            token or b"", frozenset(answer.liked), frozenset(answer.retweeted), answer.floor
+        )
+        if token is not None:
+            self._keep(user, known)
+        return Marks(known.liked, known.retweeted)
+
+    async def _ask(self, user: UserId, ids: Collection[int]) -> tweet_pb2.GetViewerMarksResponse:
+        return await self._stub.GetViewerMarks(
+            tweet_pb2.GetViewerMarksRequest(user_id=user, ids=list(ids)[:ASKED_MAX]),
+            metadata=self._metadata,
+        )
+
+    def _keep(self, user: UserId, known: _Known) -> None:
+        self._known.pop(user, None)
+        # What was asked for below the floor is no promise for other tweets there.
+        self._known[user] = _Known(
+            known.token,
+            frozenset(i for i in known.liked if i > known.floor),
+            frozenset(i for i in known.retweeted if i > known.floor),
+            known.floor,
+        )
+        while len(self._known) > self._max:
+            self._known.popitem(last=False)
