@@ -198,9 +198,7 @@ async def open_world(settings: Settings) -> AsyncGenerator[World]:
         feeds: list[PurgeFeed] = []
         for name, opener in openers.items():
             listening = settings.model_copy(update={"listen": f"127.0.0.1:{ports[name]}"})
-            await stack.enter_async_context(
-                serving_process(listening, _with_feeds(opener, feeds))
-            )
+            await stack.enter_async_context(serving_process(listening, _with_feeds(opener, feeds)))
             channels[name] = await stack.enter_async_context(
                 grpc.aio.insecure_channel(f"127.0.0.1:{ports[name]}")
             )

@@ -66,6 +66,7 @@ def test_influencer_is_told_both_lines_and_the_history() -> None:
 
     assert "up to celebrity at 1,000,000 followers: 987,655 more" in text
     assert "down to normal below 9,000 followers: 3,346 fewer" in text
+    assert "The next tweet is pushed to the active followers" in text
     assert text.index("2026-03-05 05:06:07") < text.index("2026-03-04 05:06:07")
     assert "1,000,000" in text
 
