@@ -146,12 +146,6 @@ class HomeSkeleton:
         ]
         for author in known.pulled:
             commands.append(("LRANGE", keys.window(WindowKind.RECENT, author), 0, last))
-        now = asyncio.get_running_loop().time()
-        if self._kept.get(user, 0.0) < now:
-            commands.append(self._timelines.keep_command(user))
-            self._kept[user] = now + KEEP_EVERY_S
-            while len(self._kept) > self._kept_max:
-                self._kept.popitem(last=False)
         return commands
 
     async def _merged(
@@ -160,6 +154,8 @@ class HomeSkeleton:
         home = decode(replies[0])
         if home is None:
             home = await self._rebuilt(WindowKind.TIMELINE, user, known)
+        else:
+            await self._keep(user)
         windows = [home]
         for author, elements in zip(known.pulled, replies[2:], strict=False):
             recent = decode(elements)
@@ -167,6 +163,16 @@ class HomeSkeleton:
                 recent = await self._rebuilt(WindowKind.RECENT, author, known)
             windows.append(recent)
         return timeline.merge(windows)
+
+    async def _keep(self, user: UserId) -> None:
+        """Lengthens the life of a timeline that was read. Not in the read itself: the mark of a
+        rebuild whose process died would live as long, and nobody else could rebuild."""
+        now = asyncio.get_running_loop().time()
+        if self._kept.get(user, 0.0) < now:
+            self._kept[user] = now + KEEP_EVERY_S
+            while len(self._kept) > self._kept_max:
+                self._kept.popitem(last=False)
+            await self._hot.call([self._timelines.keep_command(user)])
 
     async def _rebuilt(self, kind: WindowKind, user: UserId, known: Known) -> Window:
         """Step 3: the readers that wait for one window, and know the same of the viewer, share one

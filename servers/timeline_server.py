@@ -1,5 +1,6 @@
 """timeline_server: TimelineService. Owns nothing; reads timelines and rebuilds lost ones."""
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -17,6 +18,8 @@ from servers.user_names import UserNames
 from servers.viewers import Viewers
 from storage import database, valkey, valkey_connection
 from storage.timelines import TimelineStore
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -44,13 +47,14 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         for cached in (names, hydrator):
             feed.listen(cached.on_purge, cached.forget_all)
         timelines = TimelineStore(cache, settings)
+        viewers = Viewers(pool, timelines, settings)
         service = TimelineService(
             pool=pool,
             skeleton=HomeSkeleton(
                 pool=pool,
                 hot=hot,
                 timelines=timelines,
-                viewers=Viewers(pool, timelines, settings),
+                viewers=viewers,
                 settings=settings,
             ),
             hydrator=hydrator,
@@ -61,6 +65,14 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         yield Process(
             services=[rpc.bind(descriptor, service, TokenVerifier(settings))], loops=[feed.run]
         )
+        # bench/__main__.py reads these lines.
+        for what, hits, misses, size in (
+            ("tweets", hydrator.hits, hydrator.misses, hydrator.size),
+            ("names", names.hits, names.misses, names.size),
+            ("relations", viewers.asked - viewers.loaded, viewers.loaded, viewers.size),
+        ):
+            rate = hits / max(1, hits + misses)
+            log.info("cache: %s: %.2f %% of %d found, %s", what, 100 * rate, hits + misses, size)
 
 
 if __name__ == "__main__":

@@ -71,10 +71,8 @@ class TweetService:
             async with self._pool.connection() as connection, connection.transaction():
                 row, changed = await self._insert(connection, call.caller, draft, mentions)
         except _AlreadyPosted:
-            row = await tweets.fetch_by_request(self._pool, call.caller, draft.request_id)
-            if row is None or row.deleted_at is not None:
-                raise TweetNotFound("the tweet of this requestId was deleted") from None
-            return await self._answer(row)
+            # What follows is done again: it may be why the client did not get the first answer.
+            row, changed = await self._posted(call.caller, draft.request_id), []
         record = tweet_records.from_row(row)
         stored = {change.tweet_id: tweet_cache.stale(change.version) for change in changed}
         stored[row.id] = tweet_cache.encode(row.version, record.SerializeToString())
@@ -133,13 +131,15 @@ class TweetService:
         stamp = await tweets.count_tweet(connection, author, +1)
         if stamp is None:
             raise Unauthenticated("the account of this token is gone")
+        # Before anything else is looked at: what the tweet refers to may be gone since.
+        if await tweets.was_posted(connection, author, draft.request_id):
+            raise _AlreadyPosted
         tweet_id = TweetId(self._ids.mint())
         delivery = fanout.plan(stamp.tier)
         row = _new_row(tweet_id, author, draft, mentions)
         row = replace(row, delivery=int(delivery), location=draft.location or stamp.location)
         row, changed = await self._refer(connection, row)
-        if not await tweets.insert(connection, row, draft.request_id or None):
-            raise _AlreadyPosted
+        await tweets.insert(connection, row, draft.request_id or None)
         first_pulled = delivery is Delivery.PULL and stamp.first_pulled_tweet_id is None
         if first_pulled:
             await tweets.mark_pulled(connection, author, tweet_id)
@@ -156,6 +156,12 @@ class TweetService:
         created.changed.extend(changed)
         await outbox.insert(connection, partition_key=author, payload=event.SerializeToString())
         return row, changed
+
+    async def _posted(self, author: UserId, request_id: str) -> TweetRow:
+        row = await tweets.fetch_by_request(self._pool, author, request_id)
+        if row is None or row.deleted_at is not None:
+            raise TweetNotFound("the tweet of this requestId was deleted")
+        return row
 
     async def _refer(
         self, connection: Connection, row: TweetRow
@@ -190,13 +196,13 @@ class TweetService:
     ) -> tuple[TweetRow, list[events_pb2.TweetVersion]]:
         """The transaction of DeleteTweet; locks in the order of storage/tweets.py: the author, then
         what the tweet refers to, which is older, then the tweet."""
+        if not await tweets.lock_living(connection, author, TweetId(row.id)):
+            raise TweetNotFound("no such tweet")
         await tweets.count_tweet(connection, author, -1)
         counted = await tweets.count_answers(
             connection, reply_to=row.reply_to, quote_of=row.quote_of, change=-1
         )
         gone = await tweets.delete(connection, TweetId(row.id))
-        if gone is None:
-            raise TweetNotFound("no such tweet")
         changed = await _purge(connection, [*counted, (gone.id, gone.version)])
         event = _event()
         event.tweet_deleted.entry.CopyFrom(_entry_message(gone))

@@ -115,6 +115,14 @@ class TimelineStore:
         timeline = self.keys.window(WindowKind.TIMELINE, viewer)
         await self._valkey.delete(timeline, self.keys.viewer(viewer))
 
+    async def fetch(self, viewer: UserId) -> tuple[Window | None, int]:
+        """Returns a viewer's timeline as it lies here, None where it is absent or being rebuilt,
+        and the newest id of the snapshot that it was last rebuilt from. For `chirp verify`."""
+        key = self.keys.window(WindowKind.TIMELINE, viewer)
+        elements = await cast(Any, self._valkey.lrange(key, 0, -1))
+        built = await self._valkey.get(self.keys.built(viewer))
+        return decode(elements), int(built or 0)
+
     async def push_own(self, author: UserId, entry: Entry) -> None:
         """Puts an author's entry into the own timeline, where that exists. Idempotent."""
         key = self.keys.window(WindowKind.TIMELINE, author)
@@ -177,7 +185,7 @@ class TimelineStore:
 
     def keep_command(self, viewer: UserId) -> tuple[str, str, int]:
         """The command that keeps a timeline materialised for another `timeline_keep_days`; sent
-        with a read."""
+        after a read has found it."""
         return ("EXPIRE", self.keys.window(WindowKind.TIMELINE, viewer), self._timeline_keep_s)
 
     async def _function(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
