@@ -135,12 +135,14 @@ def page(
 def _visible(
     entries: Iterable[Entry], viewer: Viewer, below: int | None, deleted: Container[int]
 ) -> Iterator[Entry]:
+    me, followees, hidden = viewer.id, viewer.followees, viewer.hidden
     for entry in entries:
-        if (
-            (below is None or entry[0] < below)
-            and is_visible(entry, viewer)
-            and entry[0] not in deleted
-        ):
+        tweet, author, _, other = entry
+        if below is not None and tweet >= below:
+            continue
+        # Most entries are plain tweets of a followed account: one call less for each of them.
+        plain = other == NOBODY and author in followees and author not in hidden
+        if (plain or author == me or is_visible(entry, viewer)) and tweet not in deleted:
             yield entry
 
 
