@@ -41,7 +41,8 @@ class BenchStack:
     async def start(self, *names: str) -> None:
         """Starts servers, workers, or the gateway. Raises StartError."""
         for name in names:
-            await self._start(self.local.gateway() if name == "gateway" else self._specs[name])
+            spec = self.local.gateway() if name == "gateway" else self._specs[name]
+            await self._start(name, spec)
 
     async def start_echo(self, page: bytes, tweet: bytes) -> tuple[int, int]:
         """Starts the echo and a gateway before it, which differs from Chirp's in its upstream
@@ -53,6 +54,7 @@ class BenchStack:
         listen = f"127.0.0.1:{port}"
         arguments = [listen, *map(str, files)]
         await self._start(
+            "echo",
             ChildSpec(
                 name="echo",
                 command=[sys.executable, "-m", "bench.echo", *arguments],
@@ -60,9 +62,9 @@ class BenchStack:
                 log=self.folder / "logs" / "echo.log",
                 ready=lambda: probes.grpc_serving(listen, ECHO_SERVICES),
                 stop_within_s=STOP_S,
-            )
+            ),
         )
-        await self._start(self._echo_gateway(port, gateway_port))
+        await self._start("echo-gateway", self._echo_gateway(port, gateway_port))
         return port, gateway_port
 
     def port(self, name: str) -> int:
@@ -86,9 +88,9 @@ class BenchStack:
         """Stops every child, the last started first."""
         await self.stop(*reversed(self._children))
 
-    async def _start(self, spec: ChildSpec) -> None:
+    async def _start(self, name: str, spec: ChildSpec) -> None:
         child = Child(spec, _say)
-        self._children[spec.name] = child
+        self._children[name] = child
         await child.start()
 
     def _echo_gateway(self, port: int, gateway_port: int) -> ChildSpec:

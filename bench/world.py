@@ -1,7 +1,7 @@
 """The world that is measured: a follower graph, tweets, and viewers with their tokens.
 
 The graph is the real one where its file is at hand, else a generated one of the same size. Account
-by account, 22 tweets and one more for every 4 followers: about 2.2 million over the last days, in
+by account, 24 tweets and one more for every 4 followers: about 2.4 million over the last days, in
 an order that has nothing to do with their authors. So nearly everybody who follows anybody finds a
 full page and more. Everything is random by fixed seeds.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import LiteralString
 
 from rich.progress import Progress
 
@@ -28,69 +29,77 @@ FOLLOWS = 1_768_135
 POPULARITY = 0.75  # weights fall with rank to this power; the first have about 3,000 followers
 POPULARITY_HEAD = 20
 
-TWEETS_BASE = 22
+TWEETS_BASE = 24
 FOLLOWERS_PER_TWEET = 4
 TWEET_EVERY_MS = 40
 VIEWERS = 2_000
 TOKEN_LIFETIME_S = 3_600
 SEED = 20_261_120
 
-WORDS = (
+TEXT = (
     "a the we they city rain today morning coffee bus river match final score news about never"
     " always people know what happens next street music light old new photo from here there again"
     " going home late early train delayed thanks everyone great terrible maybe tomorrow winter"
-).split()
+)
+WORDS = TEXT.split()
 
 
 @dataclass(frozen=True, slots=True)
 class World:
     """What the measurements draw from."""
 
-    graph: str
-    """What the graph is, for the table."""
     accounts: Sequence[UserId]
     follower_counts: Sequence[int]
     """Of the accounts, in their order."""
     viewers: Sequence[UserId]
     tokens: Sequence[str]
     """Of the viewers, in their order."""
+    entries: Sequence[int]
+    """How many entries the home timelines of the viewers have, in no order."""
     tweets: int
 
 
-async def load(settings: Settings, data: Path | None, progress: Progress) -> World:
+async def load(settings: Settings, data: Path | None, progress: Progress) -> None:
     """Loads the world into an empty database. `data` is the graph's file, None for a made one."""
     file = data
     if file is None:
         file = settings.data / "generated-graph.csv"
         with file.open("w") as out:
             out.writelines(f"{one},{other}\n" for one, other in generated_graph())
-    loaded = Loaded()
-    await load_graph.load(settings, file, progress, loaded)
-    print("GRAPH", time.time())
+    await load_graph.load(settings, file, progress, Loaded())
     task = progress.add_task("tweets", total=None)
     async with bulk.connect(settings) as connection:
-        tweets = await _make_tweets(connection)
-        print("TW", time.time())
+        await _make_tweets(connection)
         # Now, or autovacuum would do it in the middle of a measurement.
         for table in ("tweets", "follows", "users"):
             await connection.execute(b"VACUUM ANALYZE " + table.encode())
         await connection.execute("CHECKPOINT")
-        print("VAC", time.time())
-        cursor = await connection.execute("SELECT id, follower_count FROM users ORDER BY id")
-        rows = [(UserId(row[0]), int(row[1])) for row in await cursor.fetchall()]
-        cursor = await connection.execute(
-            "SELECT id FROM users WHERE following_count > 0 ORDER BY id"
-        )
-        readers = [UserId(row[0]) for row in await cursor.fetchall()]
     progress.update(task, total=1, completed=1)
-    viewers = random.Random(SEED).sample(readers, VIEWERS)  # noqa: S311 -- not a secret
-    name = "ego-Twitter" if data is not None else "a generated power-law graph"
+
+
+async def describe(settings: Settings) -> World:
+    """Returns the world that was loaded."""
+    async with bulk.connect(settings) as connection:
+        accounts = await _fetch(connection, "SELECT id, follower_count FROM users ORDER BY id")
+        readers = await _fetch(
+            connection, "SELECT id FROM users WHERE following_count > 0 ORDER BY id"
+        )
+        viewers = random.Random(SEED).sample(readers, VIEWERS)  # noqa: S311 -- not a secret
+        cursor = await connection.execute(
+            "SELECT viewer.tweet_count + sum(followee.tweet_count) FROM users AS viewer"
+            " JOIN follows ON follower_id = viewer.id JOIN users AS followee"
+            " ON followee.id = followee_id WHERE viewer.id = ANY(%s) GROUP BY viewer.id",
+            ([viewer for (viewer,) in viewers],),
+        )
+        entries = [int(row[0]) for row in await cursor.fetchall()]
+        ((tweets,),) = await _fetch(connection, "SELECT count(*) FROM tweets")
+    users = [UserId(viewer) for (viewer,) in viewers]
     return World(
-        graph=f"{name}, {loaded.accounts:,} accounts, {loaded.follows:,} follows",
-        accounts=[account for account, _ in rows],
-        follower_counts=[count for _, count in rows],
-        viewers=viewers,
-        tokens=mint_tokens(settings, viewers),
+        accounts=[UserId(account) for account, _ in accounts],
+        follower_counts=[count for _, count in accounts],
+        viewers=users,
+        tokens=mint_tokens(settings, users),
+        entries=entries,
         tweets=tweets,
     )
 
@@ -129,12 +138,22 @@ def mint_tokens(settings: Settings, users: Sequence[UserId]) -> list[str]:
     ]
 
 
-async def _make_tweets(connection: Connection) -> int:
-    """Makes tweets in the database, stamped by their authors' tiers; returns how many."""
-    text = " ".join(random.Random(SEED).choices(WORDS, k=2_000))  # noqa: S311
+async def _fetch(connection: Connection, query: LiteralString) -> list[tuple[int, ...]]:
+    return await (await connection.execute(query)).fetchall()
+
+
+async def _make_tweets(connection: Connection) -> None:
+    """Makes tweets in the database, stamped by their authors' tiers."""
+    text = " ".join(random.Random(SEED).choices(WORDS, k=200))  # noqa: S311
     async with connection.transaction():
         await connection.execute("SELECT setseed(0.5)")
+        # Filled in one go at the end, an index takes a fraction of the time.
         cursor = await connection.execute(
+            "SELECT indexdef FROM pg_indexes WHERE indexname = 'tweets_by_author'"
+        )
+        (index,) = await cursor.fetchone() or ("",)
+        await connection.execute("DROP INDEX tweets_by_author")
+        await connection.execute(
             "WITH drawn AS MATERIALIZED (SELECT users.id AS author, users.tier,"
             "  row_number() OVER (ORDER BY random()) AS number"
             "  FROM users, generate_series(1, %(base)s + users.follower_count / %(part)s)),"
@@ -142,7 +161,7 @@ async def _make_tweets(connection: Connection) -> int:
             "  - (count(*) OVER () - number + 1000) * %(every)s AS at_ms FROM drawn)"
             " INSERT INTO tweets (id, author_id, content, conversation_id, delivery, created_at)"
             " SELECT (at_ms - %(epoch)s) << %(bits)s, author,"
-            "  substr(%(text)s, 1 + (random() * 9000)::int, 60 + (random() * 120)::int),"
+            "  substr(%(text)s, 1 + (random() * 600)::int, 60 + (random() * 120)::int),"
             "  (at_ms - %(epoch)s) << %(bits)s, CASE WHEN tier > 1 THEN 2 ELSE 1 END,"
             "  to_timestamp(at_ms / 1000.0) FROM placed ORDER BY number",
             {
@@ -154,9 +173,9 @@ async def _make_tweets(connection: Connection) -> int:
                 "text": text,
             },
         )
+        await connection.execute(str(index).encode())
         await connection.execute(
             "UPDATE users SET tweet_count = t.count, first_pulled_tweet_id = t.first_pulled FROM"
             " (SELECT author_id, count(*) AS count, min(id) FILTER (WHERE delivery = 2)"
             "  AS first_pulled FROM tweets GROUP BY author_id) AS t WHERE users.id = t.author_id"
         )
-    return cursor.rowcount

@@ -1,5 +1,5 @@
-"""Why a tweet is, or is not, in a home timeline: the rules of `timeline.py`, asked of one tweet, with
-the first that leaves it out."""
+"""Why a tweet is, or is not, in a home timeline: the rules of `timeline.py` asked of one tweet, and
+the first of them that leaves it out."""
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass

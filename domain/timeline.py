@@ -145,12 +145,17 @@ def page(
 def _visible(
     entries: Iterable[Entry], viewer: Viewer, below: int | None, deleted: Container[int]
 ) -> Iterator[Entry]:
+    me, followees, hidden = viewer.id, viewer.followees, viewer.hidden
     for entry in entries:
+        tweet, author, original, other = entry
+        if below is not None and tweet >= below:
+            continue
+        # Most entries are plain tweets of a followed account: one call less for each of them.
+        plain = other == NOBODY and author in followees and author not in hidden
         if (
-            (below is None or entry[0] < below)
-            and is_visible(entry, viewer)
-            and entry[0] not in deleted
-            and (entry[2] == NO_TWEET or entry[2] not in deleted)
+            (plain or author == me or is_visible(entry, viewer))
+            and tweet not in deleted
+            and (original == NO_TWEET or original not in deleted)
         ):
             yield entry
 

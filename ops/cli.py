@@ -145,6 +145,47 @@ def load(
     raise typer.Exit(status)
 
 
+@app.command()
+def verify(
+    random: Annotated[
+        int | None, typer.Option(min=0, help="So many random accounts; 100 where none are named.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed chooses other random accounts.")] = 1,
+    top_following: Annotated[
+        int, typer.Option(min=0, help="And so many of those that follow most.")
+    ] = 0,
+    users: Annotated[
+        str, typer.Option(help="And these: names with commas between, or a file of names.")
+    ] = "",
+    everybody: Annotated[bool, typer.Option("--all", help="All accounts.")] = False,
+    materialise: Annotated[
+        bool,
+        typer.Option("--materialise", help="Only read first pages, so that fan-out pushes there."),
+    ] = False,
+    gateway: Annotated[str, typer.Option(help="The gateway's URL; by default the stack's.")] = "",
+    direct: Annotated[bool, typer.Option("--direct", help="Ask timeline_server by gRPC.")] = False,
+) -> None:
+    """Compare home timelines, all pages end to end, with plain SQL; exit with 1 on a difference.
+
+    Says how many entries came which way: pushed by fan-out, pulled when read, the reader's own,
+    rebuilt by an earlier read, or from past the end of the list.
+    """
+    from ops import stack
+    from ops import verify as module
+    from ops.verifier import Selection
+
+    settings = stack.running()
+    chosen = Selection(
+        users=module.read_users(users),
+        random=(0 if users or top_following else 100) if random is None else random,
+        seed=seed,
+        top_following=top_following,
+        everybody=everybody,
+    )
+    url = None if direct else gateway or stack.gateway_url()
+    raise typer.Exit(module.run(settings, chosen, gateway=url, materialise=materialise))
+
+
 deadletters = typer.Typer(
     help="What consumers could not handle: list it, try it again, throw it away.",
     invoke_without_command=True,

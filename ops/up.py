@@ -5,7 +5,8 @@ It starts, each when what it needs is ready:
     elsewhere (CHIRP_DATABASE_URL, CHIRP_VALKEY_URL, CHIRP_EVENTLOG_URL);
  2. the schema and the keys;
  3. the servers and the workers, N of each;
- 4. the gateway, so that it answers only when all are healthy.
+ 4. the gateway, so that it answers only when all are healthy;
+ 5. on an empty database, the sample world.
 
 It stops in the opposite order, so that no process loses one that it calls: the gateway, the
 servers, the workers, the two Valkeys, PostgreSQL. A second Ctrl-C ends all at once.
@@ -85,10 +86,21 @@ async def _run(settings: Settings, replicas: int) -> int:
 
 async def _serve(supervisor: "Supervisor") -> None:
     async with supervisor.running():
+        await _make_sample()
         print(welcome(supervisor.gateway_url), flush=True)
         while True:
             await asyncio.sleep(LOG_CHECK_S)
             supervisor.trim_logs()
+
+
+async def _make_sample() -> None:
+    """Fills an empty database, so that a first look shows life; CHIRP_SAMPLE=0 turns it off."""
+    from ops import sample
+
+    settings = stack.settings()
+    if settings.sample and await sample.is_empty(settings):
+        _say("the database is empty: making a sample world (CHIRP_SAMPLE=0 turns this off)")
+        await sample.make(settings, show_progress=sys.stdout.isatty())
 
 
 def _say(text: str) -> None:

@@ -14,7 +14,7 @@ While Valkey is away, steps 1 to 4 are left out: slower, and right.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Container, Coroutine, Sequence
+from collections.abc import Container, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -143,14 +143,17 @@ class HomeSkeleton:
         known = self._viewers.get(user)
         for _ in range(ATTEMPTS_MAX):
             if known is not None:
-                keep = self._keep_commands(user)
-                replies = await self._hot.call([*keep, *self._commands(user, known, count)])
+                due = self._is_due(user)
+                lease = [self._timelines.lease_command(user)] if due else []
+                replies = await self._hot.call([*lease, *self._commands(user, known, count)])
                 for reply in replies:
                     if isinstance(reply, Exception):
                         raise ConnectionError(f"Valkey refused a read: {reply}")
-                home, tokens, *recents = replies[len(keep) :]
+                home, tokens, *recents = replies[len(lease) :]
                 if tokens[:2] == [known.viewer_token, known.pulled_token]:
                     window = await self._merged(user, known, home, recents)
+                    if due:
+                        await self._keep(user)
                     return Read(known.viewer, window, tokens[2])
             known = await self._viewers.load(user)
         raise ConnectionError("a viewer's relations change faster than they are read")
@@ -167,14 +170,16 @@ class HomeSkeleton:
             commands.append(("LRANGE", keys.window(WindowKind.RECENT, author), 0, last))
         return commands
 
-    def _keep_commands(self, user: UserId) -> Sequence[Command]:
-        now = asyncio.get_running_loop().time()
-        if self._kept.get(user, 0.0) > now:
-            return ()
-        self._kept[user] = now + LEASE_RENEW_S
+    def _is_due(self, user: UserId) -> bool:
+        return self._kept.get(user, 0.0) < asyncio.get_running_loop().time()
+
+    async def _keep(self, user: UserId) -> None:
+        """Lengthens the life of a timeline that was read. Not in the read itself: the mark of a
+        rebuild whose process died would live as long, and nobody else could rebuild."""
+        self._kept[user] = asyncio.get_running_loop().time() + LEASE_RENEW_S
         while len(self._kept) > self._kept_max:
             self._kept.popitem(last=False)
-        return self._timelines.keep_commands(user)
+        await self._hot.call([self._timelines.keep_command(user)])
 
     async def _merged(
         self, user: UserId, known: Known, elements: list[bytes], recents: list[list[bytes]]

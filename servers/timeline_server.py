@@ -1,5 +1,6 @@
 """timeline_server: TimelineService. Owns nothing; reads timelines and rebuilds lost ones."""
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -20,6 +21,8 @@ from servers.viewer_marks import ViewerMarks
 from servers.viewers import Viewers
 from storage import database, valkey, valkey_connection
 from storage.timelines import TimelineStore
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -67,6 +70,14 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             services=[rpc.bind(descriptor, (service, explaining), TokenVerifier(settings))],
             loops=[feed.run],
         )
+        # bench/__main__.py reads these lines.
+        for what, hits, misses, size in (
+            ("tweets", hydrator.hits, hydrator.misses, hydrator.size),
+            ("names", names.hits, names.misses, names.size),
+            ("relations", viewers.asked - viewers.loaded, viewers.loaded, viewers.size),
+        ):
+            rate = hits / max(1, hits + misses)
+            log.info("cache: %s: %.2f %% of %d found, %s", what, 100 * rate, hits + misses, size)
 
 
 if __name__ == "__main__":

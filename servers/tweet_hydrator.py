@@ -43,6 +43,11 @@ class TweetHydrator:
         self.hits = 0
         self.misses = 0
 
+    @property
+    def size(self) -> str:
+        """How much is kept, and the bound."""
+        return f"{self._bytes} of at most {self._bytes_max} bytes"
+
     async def hydrate(self, ids: Sequence[int], *, trusted: bool) -> dict[int, Record]:
         """Returns the records of tweets, deleted ones included; unknown ids are left out.
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from chirp.v1 import tweet_pb2, user_pb2, user_pb2_grpc
 
 from domain import tweet as rules
-from domain.errors import InvalidArgument, NotYours, TweetNotFound
+from domain.errors import InvalidArgument, NotYours, TweetNotFound, Unauthenticated
 from domain.fanout import Delivery
 from domain.ids import TweetId, UserId, minted_at_ms
 from mesh.clients import Metadata
@@ -57,15 +57,12 @@ class TweetService:
             request_id=request.request_id,
         )
         mentions = await self._resolve(draft.mentioned_names)
-        await self._refuse_blocked(call.caller, draft)
         try:
             async with self._pool.connection() as connection, connection.transaction():
                 written = await self._insert(connection, call.caller, draft, mentions)
         except AlreadyPosted:
-            row = await tweets.fetch_by_request(self._pool, call.caller, draft.request_id)
-            if row is None or row.deleted_at is not None:
-                raise TweetNotFound("the tweet of this requestId was deleted") from None
-            return await self._reader.answer(row, call.caller)
+            # What follows is done again: it may be why the client did not get the first answer.
+            written = Written(await self._posted(call.caller, draft.request_id), ())
         await self._announcer.created(written)
         return await self._reader.answer(written.row, call.caller)
 
@@ -104,21 +101,29 @@ class TweetService:
     async def _insert(
         self, connection: Connection, author: UserId, draft: rules.Draft, mentions: Sequence[int]
     ) -> Written:
+        """The transaction of CreateTweet. The author's row is locked first: from there on, ids in
+        the outbox grow in the order of this author's commits."""
+        if not await tweets.lock_user(connection, author):
+            raise Unauthenticated("the account of this token is gone")
+        # Before anything else is looked at: what the tweet refers to may be gone since.
+        if await tweets.was_posted(connection, author, draft.request_id):
+            raise AlreadyPosted
         row = _new_row(TweetId(self._ids.mint()), author, draft, mentions)
         asked = [target for target in (draft.reply_to, draft.quote_of) if target]
         if asked:
-            row = _referring(row, draft, await tweets.fetch_targets(connection, asked))
+            targets = await tweets.fetch_targets(connection, asked)
+            row = _referring(row, draft, targets)
+            authors = {target.author_id for target in targets.values()}
+            await self._reader.refuse_blocked(author, authors)
         return await tweet_writer.insert(
             connection, row, request_id=draft.request_id, location=draft.location
         )
 
-    async def _refuse_blocked(self, author: UserId, draft: rules.Draft) -> None:
-        asked = [target for target in (draft.reply_to, draft.quote_of) if target]
-        if asked:
-            async with self._pool.connection() as connection:
-                targets = await tweets.fetch_targets(connection, asked)
-            authors = {target.author_id for target in targets.values()}
-            await self._reader.refuse_blocked(author, authors)
+    async def _posted(self, author: UserId, request_id: str) -> TweetRow:
+        row = await tweets.fetch_by_request(self._pool, author, request_id)
+        if row is None or row.deleted_at is not None:
+            raise TweetNotFound("the tweet of this requestId was deleted")
+        return row
 
     async def _resolve(self, names: Sequence[str]) -> list[int]:
         """Returns the accounts mentioned, in order of appearance."""

@@ -38,8 +38,8 @@ async def insert(
     connection: Connection, row: TweetRow, *, request_id: str, location: str
 ) -> Written:
     """Inserts a tweet, stamped with the way of its author's tier; `location` is the tweet's own,
-    the author's where it is empty. Raises TweetNotFound where what it refers to is deleted, and
-    AlreadyPosted."""
+    the author's where it is empty. The caller has locked the author's row and knows that the
+    request id is new. Raises TweetNotFound where what it refers to is deleted."""
     author = UserId(row.author_id)
     stamp = await tweets.count_tweet(connection, author, +1)
     if stamp is None:
@@ -50,8 +50,7 @@ async def insert(
     counted = await tweets.change_counts(connection, changes, living=True)
     if len(counted) != len(changes):
         raise TweetNotFound("the tweet referred to was deleted")
-    if not await tweets.insert(connection, row, request_id or None):
-        raise AlreadyPosted
+    await tweets.insert(connection, row, request_id or None)
     first_pulled = delivery is Delivery.PULL and stamp.first_pulled_tweet_id is None
     if first_pulled:
         await tweets.mark_pulled(connection, author, TweetId(row.id))
@@ -72,12 +71,12 @@ async def insert(
 
 async def delete(connection: Connection, row: TweetRow) -> Written:
     """Deletes a tweet, or undoes a retweet. Raises TweetNotFound where it is gone already."""
+    if not await tweets.lock_living(connection, UserId(row.author_id), TweetId(row.id)):
+        raise TweetNotFound("no such tweet")
     await tweets.count_tweet(connection, UserId(row.author_id), -1)
     # What a tweet refers to is older than it is: the order of ids.
     counted = await tweets.change_counts(connection, count_changes(row, -1), living=False)
     gone = await tweets.delete(connection, TweetId(row.id))
-    if gone is None:
-        raise TweetNotFound("no such tweet")
     event = new_event()
     deleted = event.tweet_deleted
     deleted.entry.CopyFrom(_entry_message(gone))

@@ -26,6 +26,13 @@ class UserNames:
         self._fields: OrderedDict[int, bytes] = OrderedDict()
         self._changes = 0
         self._changed: OrderedDict[int, int] = OrderedDict()
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def size(self) -> str:
+        """How much is kept, and the bound."""
+        return f"{len(self._fields)} of at most {self._max} names"
 
     async def fields(self, ids: Iterable[int], *, trusted: bool) -> dict[int, bytes]:
         """Returns the author field of each account; an unknown account's holds its id only.
@@ -35,8 +42,11 @@ class UserNames:
         wanted = set(ids)
         known = {user: self._fields[user] for user in wanted if user in self._fields}
         if trusted and len(known) == len(wanted):
+            self.hits += len(known)
             return known
         missing = list(wanted - known.keys() if trusted else wanted)
+        self.hits += len(wanted) - len(missing)
+        self.misses += len(missing)
         changes = self._changes
         for start in range(0, len(missing), BATCH_MAX):
             batch = missing[start : start + BATCH_MAX]

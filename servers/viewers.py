@@ -46,13 +46,22 @@ class Viewers:
         self._pulled_authors: dict[bytes, frozenset[UserId]] = {}
         self._changes = 0
         self._changed: OrderedDict[int, int] = OrderedDict()
+        self.asked = 0
+        self.loaded = 0
+
+    @property
+    def size(self) -> str:
+        """How much is kept, and the bound."""
+        return f"{len(self._known)} of at most {self._max} viewers"
 
     def get(self, user: UserId) -> Known | None:
         """Returns what is kept of a viewer. Valid only while both tokens stand."""
+        self.asked += 1
         return self._known.get(user) if self._feed.fresh else None
 
     async def load(self, user: UserId) -> Known:
         """Reads a viewer's relations anew; raises what Valkey or PostgreSQL raise."""
+        self.loaded += 1
         keys = self._timelines.keys
         changes = self._changes
         viewer_token = await self._timelines.ensure_token(keys.viewer(user))

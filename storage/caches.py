@@ -11,8 +11,9 @@ Of an account that follows or is followed anew, these are wrong afterwards:
     the commit, and stored its answer after the first call.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from domain import fanout
 from domain.ids import UserId
 from mesh import clients
 from mesh.settings import Settings
@@ -20,37 +21,27 @@ from storage.timelines import Keys, WindowKind
 from storage.valkey import Valkey
 
 SETTLE_S = clients.DEADLINE_S + 1  # the longest that an answer may be under way, and its storing
-COMMANDS_PER_TRIP = 1_000
+KEYS_PER_CALL = 1_000  # holds Valkey for about a millisecond; even: pairs stay together
 
 
 async def drop(valkey: Valkey, settings: Settings, accounts: Sequence[int]) -> None:
     """Drops what is cached of accounts whose follows were written in bulk. Raises what redis
     raises where Valkey is away; calling again is safe."""
-    keys = Keys(settings.timeline_shards)
-    await _unlink(
-        valkey,
-        (
-            (f"followers:{{s{shard}}}:{account}",)
-            for account in accounts
-            for shard in range(settings.timeline_shards)
-        ),
-    )
-    await _unlink(
-        valkey,
-        (
-            # Both at once, or a rebuild could begin between the two, by the old relations.
-            (keys.window(WindowKind.TIMELINE, account), keys.viewer(account))
-            for account in map(UserId, accounts)
-        ),
-    )
+    keys, shards = Keys(settings.timeline_shards), range(settings.timeline_shards)
+    for shard in shards:
+        await _unlink(valkey, [f"followers:{{s{shard}}}:{account}" for account in accounts])
+    by_shard: list[list[str]] = [[] for _ in shards]
+    for account in map(UserId, accounts):
+        # Side by side: between two calls a rebuild could begin by the old relations.
+        by_shard[fanout.shard_of(account, settings.timeline_shards)] += (
+            keys.window(WindowKind.TIMELINE, account),
+            keys.viewer(account),
+        )
+    for of_shard in by_shard:
+        await _unlink(valkey, of_shard)
 
 
-async def _unlink(valkey: Valkey, groups: Iterable[Sequence[str]]) -> None:
-    # A command for the keys of one slot: what lies in several is refused by a Valkey Cluster.
-    pipeline = valkey.pipeline(transaction=False)
-    for keys in groups:
-        pipeline.unlink(*keys)
-        if len(pipeline) >= COMMANDS_PER_TRIP:
-            await pipeline.execute()
-    if len(pipeline):
-        await pipeline.execute()
+async def _unlink(valkey: Valkey, keys: Sequence[str]) -> None:
+    """Unlinks keys of one shard, which lie in one slot of a Valkey Cluster."""
+    for start in range(0, len(keys), KEYS_PER_CALL):
+        await valkey.unlink(*keys[start : start + KEYS_PER_CALL])

@@ -6,8 +6,10 @@ only a part of them: large authors take turns with small ones, and no call holds
 """
 
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import redis.exceptions
@@ -18,7 +20,7 @@ from storage.timelines import call_function
 from storage.valkey import Valkey
 
 CHANGES_MAX = 64  # in one call; more would cost more to send than to wait for the next
-TURNS = 4  # a tweet gets this part of a call's deliveries, then it is another's turn
+TURNS = 4  # among many, a tweet gets this part of a call's deliveries, then it is another's turn
 LOAD_PART = 1_000  # followers sent in one call
 LOADS_MAX = 5  # of one author's list in one batch, before Valkey is taken to be too small
 
@@ -61,35 +63,42 @@ class FollowerStore:
         """Applies changes of one partition to one shard, those of one author in order; returns how
         many entries were inserted or removed."""
         tag, fence_key = f"{{s{shard}}}", f"fence:{{s{shard}}}:{partition}"
-        pending, applied = list(changes), 0
+        # Authors take turns: one that is not done goes behind those that wait.
+        queues: dict[UserId, deque[Change]] = {}
+        for change in changes:
+            queues.setdefault(change.author, deque()).append(change)
+        applied = 0
         loads: dict[UserId, int] = {}
-        while pending:
-            sent = pending[:CHANGES_MAX]
-            arguments: list[Any] = [fence, tag, self._length, self._budget, self._turn()]
+        while queues:
+            sent = _first_in_line(queues)
+            turn = self._turn(len({change.author for change in sent}))
+            arguments: list[Any] = [fence, tag, self._length, self._budget, turn]
             for change in sent:
                 arguments += (change.op, change.author, change.argument, change.progress)
             inserted, replies = await self._call("chirp_fanout", [fence_key], arguments)
             applied += inserted
-            waiting: list[Change] = []
             missing: dict[UserId, None] = {}
             for change, progress in zip(sent, replies, strict=True):
+                queue = queues[change.author]
                 if progress == b"done":
-                    continue
-                if progress == b"missing":
+                    queue.popleft()
+                    if not queue:
+                        del queues[change.author]
+                elif progress == b"missing":
                     missing[change.author] = None
-                    progress = b""
-                change.progress = progress
-                waiting.append(change)
+                    change.progress = b""
+                elif progress != change.progress:
+                    change.progress = progress
+                    queues[change.author] = queues.pop(change.author)
             for author in missing:
                 loads[author] = loads.get(author, 0) + 1
                 if loads[author] > LOADS_MAX:
                     raise ConnectionError("follower lists are evicted as fast as they are loaded")
                 await self._load(fence_key, tag, fence, author, await load(author))
-            pending[: len(sent)] = waiting
         return applied
 
-    def _turn(self) -> int:
-        return max(1, self._budget // TURNS)
+    def _turn(self, authors: int) -> int:
+        return max(1, self._budget // min(authors, TURNS))
 
     async def _load(
         self, fence_key: str, tag: str, fence: int, author: UserId, followers: Sequence[int]
@@ -110,3 +119,14 @@ class FollowerStore:
             if "FENCED" in str(error):
                 raise FencedOut("a newer owner of this partition was here") from error
             raise
+
+
+def _first_in_line(queues: dict[UserId, deque[Change]]) -> list[Change]:
+    """Returns what to send next. Behind a change that is not done its author's others wait, so they
+    take no place in the call."""
+    sent: list[Change] = []
+    for queue in queues.values():
+        sent += islice(queue, 1 if queue[0].progress else CHANGES_MAX - len(sent))
+        if len(sent) == CHANGES_MAX:
+            break
+    return sent

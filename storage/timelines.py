@@ -133,7 +133,7 @@ class TimelineStore:
         return decode(elements)
 
     async def fetch_built(self, viewer: UserId) -> int:
-        """Returns the newest id of the snapshot that a timeline was rebuilt from, 0 where unknown."""
+        """Returns the newest id of the snapshot of the last rebuild, 0 where it is unknown."""
         return int(await self._valkey.get(self.keys.built(viewer)) or 0)
 
     async def drop_marks(self, viewer: UserId) -> None:
@@ -201,14 +201,15 @@ class TimelineStore:
         for shard in range(self.keys.shards):
             await self._valkey.delete(self.keys.pulled(shard))
 
-    def keep_commands(self, viewer: UserId) -> list[tuple[str | int, ...]]:
-        """The commands that keep a timeline materialised for another `timeline_keep_days` and renew
-        its lease. They go before the read: a window that is read is one that active pushes reach.
-        """
-        return [
-            ("SET", self.keys.lease(viewer), "1", "EX", LEASE_S),
-            ("EXPIRE", self.keys.window(WindowKind.TIMELINE, viewer), self._timeline_keep_s),
-        ]
+    def lease_command(self, viewer: UserId) -> tuple[str | int, ...]:
+        """The command that renews a viewer's lease; sent before a read: a window that is read is
+        one that active pushes reach."""
+        return ("SET", self.keys.lease(viewer), "1", "EX", LEASE_S)
+
+    def keep_command(self, viewer: UserId) -> tuple[str, str, int]:
+        """The command that keeps a timeline materialised for another `timeline_keep_days`; sent
+        after a read has found it."""
+        return ("EXPIRE", self.keys.window(WindowKind.TIMELINE, viewer), self._timeline_keep_s)
 
     async def _function(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         return await call_function(self._valkey, name, keys, arguments)

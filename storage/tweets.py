@@ -123,14 +123,37 @@ async def fetch_targets(connection: Connection, ids: Sequence[int]) -> dict[int,
     return {row[0]: Target(*row[1:]) for row in await cursor.fetchall()}
 
 
-async def insert(connection: Connection, row: TweetRow, request_id: str | None) -> bool:
-    """Inserts a tweet; returns False where the author used the request id before."""
+async def was_posted(connection: Connection, author: UserId, request_id: str) -> bool:
+    """Whether the author, whose row is locked, used a request id before; "" was never used."""
+    if not request_id:
+        return False
     cursor = await connection.execute(
+        "SELECT FROM tweets WHERE author_id = %s AND request_id = %s", (author, request_id)
+    )
+    return await cursor.fetchone() is not None
+
+
+async def lock_living(connection: Connection, author: UserId, tweet_id: TweetId) -> bool:
+    """Locks the author's row; returns whether it is there and the author's tweet is not deleted,
+    which stays so: whoever deletes it locks this row first."""
+    cursor = await connection.execute(
+        "SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", (author,)
+    )
+    if await cursor.fetchone() is None:
+        return False
+    cursor = await connection.execute(
+        "SELECT FROM tweets WHERE id = %s AND deleted_at IS NULL", (tweet_id,)
+    )
+    return await cursor.fetchone() is not None
+
+
+async def insert(connection: Connection, row: TweetRow, request_id: str | None) -> None:
+    """Inserts a tweet. The author's row is locked, and `was_posted` false."""
+    await connection.execute(
         "INSERT INTO tweets (id, author_id, content, media_urls, hashtags, mentions, reply_to,"
         " replied_author_id, retweet_of, original_author_id, quote_of, conversation_id, location,"
         " delivery, request_id, created_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-        " ON CONFLICT (author_id, request_id) WHERE request_id IS NOT NULL DO NOTHING",
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         (
             row.id, row.author_id, row.content, row.media_urls, row.hashtags, row.mentions,
             row.reply_to, row.replied_author_id, row.retweet_of, row.original_author_id,
@@ -138,7 +161,6 @@ async def insert(connection: Connection, row: TweetRow, request_id: str | None) 
             row.created_at,
         ),
     )  # fmt: skip
-    return cursor.rowcount == 1
 
 
 async def change_counts(
@@ -184,12 +206,14 @@ async def fetch_by_ids(pool: Pool, ids: Sequence[int]) -> list[TweetRow]:
         return await cursor.fetchall()
 
 
-async def delete(connection: Connection, tweet_id: TweetId) -> TweetRow | None:
-    """Marks a tweet as deleted; returns it, or None where it was already or is not there."""
+async def delete(connection: Connection, tweet_id: TweetId) -> TweetRow:
+    """Marks a tweet as deleted that `lock_living` found; returns it."""
     async with connection.cursor(row_factory=class_row(TweetRow)) as cursor:
         await cursor.execute(
             "UPDATE tweets SET deleted_at = now(), version = version + 1"
             f" WHERE id = %s AND deleted_at IS NULL RETURNING {_COLUMNS}",
             (tweet_id,),
         )
-        return await cursor.fetchone()
+        row = await cursor.fetchone()
+    assert row is not None, "only its author deletes a tweet, under the lock of the author's row"
+    return row

@@ -1,8 +1,9 @@
 """One connection to Valkey shared by all calls of a process: the hot path of reads.
 
 redis-py gives each call a pooled connection and costs about 60 us of CPU a command; a home read has
-125 us in all. Here the commands of one turn of the event loop leave in one write, replies are
-parsed by hiredis, and a call costs 8 us. It does nothing else: no cluster, no transactions.
+125 us in all. Here calls share writes: while replies are awaited, further calls gather, and leave
+together when the last reply is there. So a busy server pays for few system calls, and an idle one
+waits for nothing. Replies are parsed by hiredis. It does nothing else: no cluster, no transactions.
 
 Guarantees: replies come in the order of the commands; a call either gets all its replies or raises
 ConnectionError, at the latest after twice `timeout_s`. Nothing is sent twice. While there is no
@@ -53,6 +54,7 @@ class SharedConnection(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._calls: deque[_Call] = deque()
         self._outgoing: list[bytes] = []
+        self._unanswered = 0  # calls that were sent; the others wait in _outgoing
         self._lost = asyncio.Event()
         self.first_connected = asyncio.Event()
 
@@ -78,7 +80,7 @@ class SharedConnection(asyncio.Protocol):
         if not commands:
             future.set_result([])
             return future
-        if not self._outgoing:
+        if not self._outgoing and not self._unanswered:
             self._loop.call_soon(self._flush)
         for command in commands:
             self._outgoing.append(_pack(command))
@@ -88,6 +90,7 @@ class SharedConnection(asyncio.Protocol):
     def _flush(self) -> None:
         data = b"".join(self._outgoing)
         self._outgoing.clear()
+        self._unanswered = len(self._calls)
         if self._transport is not None:
             self._transport.write(data)
 
@@ -105,19 +108,23 @@ class SharedConnection(asyncio.Protocol):
         while True:
             reply = self._reader.gets()
             if reply is False:
-                return
+                break
             call = self._calls[0]
             call.replies.append(reply)
             if len(call.replies) == call.expected:
                 self._calls.popleft()
+                self._unanswered -= 1
                 if not call.future.done():
                     call.future.set_result(call.replies)
+        if self._outgoing and not self._unanswered:
+            self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails every call that waits."""
         self._ready = False
         self._transport = None
         self._outgoing.clear()
+        self._unanswered = 0
         while self._calls:
             future = self._calls.popleft().future
             if not future.done():

@@ -34,9 +34,7 @@ class OwnValkey:
         return self._port
 
     async def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        self._launch()
         deadline = time.monotonic() + START_TIMEOUT_S
         async with redis.asyncio.Redis.from_url(self.url) as valkey:
             while True:
@@ -46,6 +44,11 @@ class OwnValkey:
                 except redis.exceptions.ConnectionError:
                     assert time.monotonic() < deadline, "Valkey does not start"
                     await asyncio.sleep(0.01)
+
+    def _launch(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def stop(self) -> None:
         """As a crash: at once, nothing kept."""

@@ -50,7 +50,9 @@ local function insert_late(key, entry, hi, lo, length)
       local ehi, elo = unpack_id('>I4I4', element)
       if ehi == hi and elo == lo then return 0 end
       if ehi < hi or (ehi == hi and elo < lo) then
-        trim(key, call('LINSERT', key, 'BEFORE', element, entry), length)
+        -- Behind a mark one entry more than a window is kept: so nothing that was trimmed belongs
+        -- into the window, and a rebuild sees that there was more.
+        trim(key, call('LINSERT', key, 'BEFORE', element, entry), building and length + 2 or length)
         return 1
       end
       if ehi == MARK then building = true end

@@ -1,4 +1,4 @@
-"""What the shared connection promises its callers, on a real Valkey and on servers that misbehave."""
+"""What the shared connection promises, on a real Valkey and on servers that misbehave."""
 
 import asyncio
 import time

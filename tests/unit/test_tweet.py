@@ -177,9 +177,11 @@ def test_tag_that_was_found_is_found_again_under_the_same_name(text: str):
 
 
 def test_every_character_that_stands_in_a_tag_folds_into_a_tag():
-    for number in range(0x110000):
-        for tag in tweet.hashtags(f"#{chr(number)}a"):
-            assert tweet.hashtags(f"#{tag}") == [tag], hex(number)
+    # Those that fold into something else; what stays as it is was in a tag to begin with.
+    for character in map(chr, range(0x110000)):
+        if unicodedata.normalize("NFKC", character.casefold()) != character:
+            for tag in tweet.hashtags(f"#{character}a"):
+                assert tweet.hashtags(f"#{tag}") == [tag], hex(ord(character))
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,9 @@ def test_each_singular_field_stands_once(row: TweetRow, author: user_pb2.UserSum
 def test_spliced_page_is_the_message(
     entries: list[tuple[TweetRow, user_pb2.UserSummary]], cursor: str, has_more: bool
 ):
-    frames = [stored(row).frame(tweet_records.author_field(author)) for row, author in entries]
+    frames = [
+        stored(row).frame(tweet_records.author_field(author), b"") for row, author in entries
+    ]
 
     page = tweet_records.page_bytes(frames, next_cursor=cursor, has_more=has_more)
 
@@ -127,17 +129,17 @@ def test_kept_frame_follows_the_author_who_was_renamed(
     record = stored(row)
     old, new = tweet_records.author_field(before), tweet_records.author_field(after)
 
-    first, again, renamed = record.frame(old), record.frame(old), record.frame(new)
+    first, again, renamed = record.frame(old, b""), record.frame(old, b""), record.frame(new, b"")
 
     assert first == again
-    assert renamed == stored(row).frame(new)
+    assert renamed == stored(row).frame(new, b"")
 
 
 @given(rows)
 def test_record_of_a_deleted_tweet_holds_nothing_of_it(row: TweetRow):
     record = stored(replace(row, deleted_at=datetime.now(UTC)))
 
-    assert record == tweet_records.Record(row.id, row.version, row.author_id, b"", b"", True)
+    assert record == tweet_records.Record(row.id, row.version, row.author_id, b"", b"", True, 0, 0)
 
 
 @given(st.integers(0, 2**63 - 1))

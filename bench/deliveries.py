@@ -1,0 +1,181 @@
+"""Fan-out: events that lie in the log to entries in timelines that exist, beside bare LPUSHX.
+
+1. Every account's timeline is made: a full window of older entries, copied inside Valkey.
+2. The relay and the worker have been stopped. For each draw of authors, the log is filled.
+3. The worker's handler and its consumer loop run here until all is committed. Its own counter says
+   how many entries were inserted: what was there already, or has no list, does not count.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from itertools import accumulate
+from urllib.parse import urlsplit
+
+from chirp.v1 import events_pb2
+
+from bench import tools
+from bench.rows import Row, at_least
+from bench.stack import BenchStack
+from bench.world import World
+from domain.ids import SnowflakeGenerator, TweetId, UserId
+from eventlog import runner
+from eventlog.contract import Outgoing
+from eventlog.valkey_streams import ValkeyStreams, open_log
+from storage import valkey
+from storage.timelines import Keys, WindowKind, encode
+from workers import fanout_worker
+
+GOAL = 150_000
+WORKER = 1_023  # ids of events that nobody else mints
+POLL_MS = 500
+PER_APPEND = 1_000
+
+BY_FOLLOWERS_TWEETS = 6_000
+EVEN_AUTHORS, EVEN_TWEETS_EACH = 4_000, 6
+
+LPUSHX_COMMANDS = 1_000_000
+LPUSHX_PIPELINE = 100
+LPUSHX_PARTS = 100
+
+
+async def materialise_all(stack: BenchStack, world: World) -> None:
+    """Gives every account a full window of entries that are older than any event."""
+    settings = stack.settings
+    keys = Keys(settings.timeline_shards)
+    template = "bench:window"
+    # Below any tweet of the world; a list that is not complete has a floor, its last entry.
+    entries = [
+        encode((TweetId(2 * settings.timeline_length - number), UserId(1), TweetId(0), UserId(0)))
+        for number in range(settings.timeline_length)
+    ]
+    async with valkey.connect(settings.valkey_url, settings) as cache:
+        await cache.rpush(template, *entries)
+        for start in range(0, len(world.accounts), PER_APPEND):
+            pipeline = cache.pipeline(transaction=False)
+            for account in world.accounts[start : start + PER_APPEND]:
+                pipeline.copy(template, keys.window(WindowKind.TIMELINE, account), replace=True)
+            await pipeline.execute()
+        await cache.delete(template)
+
+
+async def measure(stack: BenchStack, world: World) -> list[Row]:
+    """Both draws, and LPUSHX. The relay and the worker must have been stopped."""
+    draw = random.Random(2)  # noqa: S311 -- not a secret
+    counts = list(accumulate(world.follower_counts))
+    even = draw.sample(world.accounts, EVEN_AUTHORS) * EVEN_TWEETS_EACH
+    draw.shuffle(even)
+    draws = {
+        "fanout": draw.choices(world.accounts, cum_weights=counts, k=BY_FOLLOWERS_TWEETS),
+        "fanout_even": even,
+    }
+    baseline = await lpushx(stack, world)
+    rows: list[Row] = []
+    for name, authors in draws.items():
+        cold = await _deliver(stack, list(dict.fromkeys(authors)))
+        warm = await _deliver(stack, authors)
+        how = (
+            f"{len(authors):,} events in the log,"
+            f" {'authors drawn by followers' if name == 'fanout' else 'authors drawn evenly'},"
+            f" {warm.inserted / len(authors):.0f} deliveries each, as with the default threshold"
+            " (all pushed); one worker's handler and consumer loop in the bench's process, from"
+            " the first poll to the last commit; all timelines full, sorted and idempotent;"
+            " follower lists in Valkey, looked up by the function; only insertions counted;"
+            f" CPU of Valkey {warm.valkey_part:.0%} of a core; with follower lists still to be"
+            f" fetched {cold.rate:,.0f}"
+        )
+        rows.append(
+            at_least(
+                name, warm.rate, "deliveries/s",
+                ratio=warm.rate / baseline,
+                value_goal=GOAL if name == "fanout" else None,
+                against=f"LPUSHX, pipelines of {LPUSHX_PIPELINE}, {baseline:,.0f}", how=how,
+            )
+        )  # fmt: skip
+    return rows
+
+
+class _Delivered:
+    """What one drain of the log did."""
+
+    def __init__(self, inserted: int, seconds: float, valkey_s: float) -> None:
+        self.inserted = inserted
+        self.rate = inserted / seconds
+        self.valkey_part = valkey_s / seconds
+
+
+async def _deliver(stack: BenchStack, authors: Sequence[UserId]) -> _Delivered:
+    settings = stack.settings
+    async with (
+        open_log(settings) as event_log,
+        fanout_worker.open_worker(settings) as worker,
+        runner.open_runner(settings, fanout_worker.GROUP, worker) as group,
+    ):
+        await _fill(event_log, authors)
+        # The partitions are ours before the clock starts: a take-over is not fan-out.
+        before = tools.cpu_seconds(stack.cache_process_id)
+        started = time.perf_counter()
+        handled = 0
+        while handled < len(authors):
+            handled += await group.step(POLL_MS)
+        seconds = time.perf_counter() - started
+        valkey_s = tools.cpu_seconds(stack.cache_process_id) - before
+        lag = sum((await group.lag()).values())
+        if lag:
+            raise tools.LoadFailed(f"{lag} events were not committed")
+        return _Delivered(worker.deliveries, seconds, valkey_s)
+
+
+async def _fill(event_log: ValkeyStreams, authors: Sequence[UserId]) -> None:
+    ids = SnowflakeGenerator(WORKER)
+    records: list[Outgoing] = []
+    for author in authors:
+        event = events_pb2.Event()
+        event.occurred_at.GetCurrentTime()
+        created = event.tweet_created
+        created.entry.tweet_id = ids.mint(time.time_ns() // 1_000_000)
+        created.entry.author_id = author
+        created.delivery = events_pb2.DELIVERY_PUSH
+        records.append(Outgoing(author, event.SerializeToString()))
+    # Higher than the stopped relay's, which counts in milliseconds too.
+    fence = time.time_ns() // 1_000_000 + 1
+    for start in range(0, len(records), PER_APPEND):
+        await event_log.append(records[start : start + PER_APPEND], fence=fence)
+
+
+async def lpushx(stack: BenchStack, world: World) -> float:
+    """Returns LPUSHX per second of 32 bytes onto random timelines, by one connection that always
+    has the next pipeline under way: what Valkey does where the client costs nothing."""
+    keys = Keys(stack.settings.timeline_shards)
+    draw = random.Random(3)  # noqa: S311 -- not a secret
+    entry = encode((TweetId(1), UserId(1), TweetId(0), UserId(0)))
+    parts: list[bytes] = []
+    for _ in range(LPUSHX_PARTS):
+        commands: list[bytes] = []
+        for account in draw.choices(world.accounts, k=LPUSHX_PIPELINE):
+            key = keys.window(WindowKind.TIMELINE, account).encode()
+            commands.append(
+                b"*3\r\n$6\r\nLPUSHX\r\n$%d\r\n%b\r\n$32\r\n%b\r\n" % (len(key), key, entry)
+            )
+        parts.append(b"".join(commands))
+    url = urlsplit(stack.settings.valkey_url)
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    try:
+        writer.write(f"AUTH {url.password}\r\n".encode())
+        if await reader.readline() != b"+OK\r\n":
+            raise tools.LoadFailed("Valkey refused the password")
+        started = time.perf_counter()
+        asked = answered = 0
+        while answered < LPUSHX_COMMANDS:
+            while asked < min(LPUSHX_COMMANDS, answered + 2 * LPUSHX_PIPELINE):
+                writer.write(parts[asked // LPUSHX_PIPELINE % LPUSHX_PARTS])
+                asked += LPUSHX_PIPELINE
+            answers = await reader.read(1 << 16)
+            if not answers or b"-" in answers:
+                raise tools.LoadFailed(f"Valkey said {answers[:100]!r} to LPUSHX")
+            answered += answers.count(b"\n")
+        return answered / (time.perf_counter() - started)
+    finally:
+        writer.close()
+        await writer.wait_closed()

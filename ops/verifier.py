@@ -1,0 +1,259 @@
+"""Home timelines as served, compared with the oracle's SQL, and how entries came.
+
+1. Wait until everything committed so far went through outbox, event log and fan-out.
+2. Read each account's home timeline to its end; only then ask the oracle. Both are compared up to
+   the newest tweet of step 1: what is posted meanwhile plays no part.
+3. What differs may have changed in between: wait as in step 1, and look once more.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from rich.progress import Progress
+
+from domain.fanout import Delivery
+from domain.ids import UserId
+from eventlog.contract import EventLog
+from eventlog.valkey_streams import open_log
+from mesh.settings import Settings
+from ops import homes, oracle
+from ops.homes import Home, HomeReader
+from storage import audits, database, outbox, users, valkey
+from storage.database import Pool
+from storage.timelines import TimelineStore, WindowKind
+from workers import fanout_worker
+
+ACCOUNTS_AT_ONCE = 8
+ORACLE_TIMEOUT_S = 120.0
+STALLED_S = 30.0  # events that stand still for so long have nobody who handles them
+DRAIN_POLL_S = 0.1
+
+
+class Way(Enum):
+    """How an entry came into a home timeline, as far as that can be told afterwards."""
+
+    PUSHED = "pushed"  # by fan-out, into the reader's list
+    PULLED = "pulled"  # of an author who is not pushed, merged when the reader came
+    OWN = "own"  # the reader's
+    REBUILT = "rebuilt"  # there already when a read made the list
+    PAST_THE_LIST = "past the list"  # below its end, from PostgreSQL
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Whose timelines: the union of all that is said."""
+
+    users: Sequence[str] = ()
+    """Usernames or ids."""
+    random: int = 0
+    seed: int = 0
+    top_following: int = 0
+    everybody: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A home timeline that is not what it must be."""
+
+    viewer: UserId
+    expected: int
+    served: int
+    missing: list[int]
+    extra: list[int]
+    position: int
+    """The first place where the two are not the same, from 0."""
+    flaw: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found."""
+
+    accounts: int = 0
+    entries: int = 0
+    pages: int = 0
+    ways: Counter[Way] = field(default_factory=Counter[Way])
+    differences: list[Difference] = field(default_factory=list[Difference])
+
+
+class Verifier:
+    """Compares. Raises ConnectionError where something that it needs is away."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        event_log: EventLog,
+        timelines: TimelineStore,
+        reader: HomeReader,
+        settings: Settings,
+    ) -> None:
+        self._pool = pool
+        self._event_log = event_log
+        self._timelines = timelines
+        self._reader = reader
+        self._distance = settings.repeat_distance
+
+    async def select(self, selection: Selection) -> list[UserId]:
+        """Returns the accounts, each once. Raises LookupError for an unknown user."""
+        found: list[UserId] = []
+        async with self._pool.connection() as connection:
+            if selection.everybody:
+                return await audits.fetch_all_accounts(connection)
+            for user in selection.users:
+                row = await users.fetch_by_username(connection, user)
+                if row is None and user.isdecimal() and len(user) <= 18:
+                    row = await users.fetch_by_id(connection, UserId(int(user)))
+                if row is None:
+                    raise LookupError(f"no account {user!r}")
+                found.append(row.id)
+            found += await audits.fetch_most_following(connection, count=selection.top_following)
+            found += await audits.fetch_random_accounts(
+                connection, count=selection.random, seed=selection.seed
+            )
+        return list(dict.fromkeys(found))
+
+    async def materialise(self, viewers: Sequence[UserId], progress: Progress) -> None:
+        """Reads first pages, so that fan-out pushes to these accounts from now on."""
+        await _each(viewers, self._reader.first_page, progress, "timelines made")
+
+    async def verify(self, viewers: Sequence[UserId], progress: Progress) -> Report:
+        """Compares the accounts' timelines."""
+        report = Report(accounts=len(viewers))
+        newest = await self.drain()
+
+        async def check(viewer: UserId) -> None:
+            difference = await self._check(viewer, newest, report)
+            if difference is not None:
+                report.differences.append(difference)
+
+        await _each(viewers, check, progress, "timelines compared")
+        if report.differences:
+            again = [difference.viewer for difference in report.differences]
+            report.differences.clear()
+            newest = await self.drain()
+            await _each(again, check, progress, "differences looked at again")
+        report.differences.sort(key=lambda difference: difference.viewer)
+        return report
+
+    async def drain(self) -> int:
+        """Waits until all that is committed went through fan-out; returns the newest tweet of it.
+        Raises ConnectionError where nothing moves."""
+        async with self._pool.connection() as connection:
+            newest = await audits.fetch_newest_tweet(connection)
+        waiting, moved_at = -1, time.monotonic()
+        while True:
+            async with self._pool.connection() as connection:
+                unsent = await outbox.count_unsent(connection)
+            behind = sum((await self._event_log.lag(fanout_worker.GROUP)).values())
+            if unsent == 0 and behind == 0:
+                return newest
+            if unsent + behind != waiting:
+                waiting, moved_at = unsent + behind, time.monotonic()
+            if time.monotonic() - moved_at > STALLED_S:
+                raise ConnectionError(
+                    f"{unsent} events wait for outbox_relay, {behind} for fanout_worker,"
+                    f" and for {STALLED_S:.0f} s nothing moved"
+                )
+            await asyncio.sleep(DRAIN_POLL_S)
+
+    async def _check(self, viewer: UserId, newest: int, report: Report) -> Difference | None:
+        home = await self._reader.read(viewer)
+        async with self._pool.connection() as connection:
+            expected = await oracle.fetch_home(connection, viewer, repeat_distance=self._distance)
+        difference = compare(viewer, expected, home, newest)
+        if difference is None:
+            # What differs is counted when it is looked at again, or not at all.
+            report.entries += len(home.ids)
+            report.pages += home.pages
+            report.ways += await self._ways(viewer, home.ids)
+        return difference
+
+    async def _ways(self, viewer: UserId, ids: Sequence[int]) -> Counter[Way]:
+        window = await self._timelines.fetch(WindowKind.TIMELINE, viewer)
+        built = await self._timelines.fetch_built(viewer)
+        listed = {entry[0] for entry in window.entries} if window else set[int]()
+        async with self._pool.connection() as connection:
+            deliveries = await audits.fetch_deliveries(connection, ids)
+        ways: Counter[Way] = Counter()
+        for tweet_id, (author, delivery) in deliveries.items():
+            if author == viewer:
+                ways[Way.OWN] += 1
+            elif tweet_id in listed:
+                ways[Way.PUSHED if tweet_id > built else Way.REBUILT] += 1
+            elif delivery == Delivery.PULL:
+                ways[Way.PULLED] += 1
+            else:
+                ways[Way.PAST_THE_LIST] += 1
+        return ways
+
+
+def compare(viewer: UserId, expected: Sequence[int], home: Home, newest: int) -> Difference | None:
+    """Returns how a timeline differs from the oracle's, up to the tweet `newest`; None where it
+    does not."""
+    wanted = [tweet_id for tweet_id in expected if tweet_id <= newest]
+    served = [tweet_id for tweet_id in home.ids if tweet_id <= newest]
+    if wanted == served and not home.flaw:
+        return None
+    pairs = enumerate(zip(wanted, served, strict=False))
+    position = next(
+        (place for place, (one, other) in pairs if one != other), min(len(wanted), len(served))
+    )
+    return Difference(
+        viewer=viewer,
+        expected=len(wanted),
+        served=len(served),
+        missing=sorted(set(wanted) - set(served), reverse=True),
+        extra=sorted(set(served) - set(wanted), reverse=True),
+        position=position,
+        flaw=home.flaw,
+    )
+
+
+async def open_verifier(
+    stack: AsyncExitStack, settings: Settings, *, gateway: str | None
+) -> Verifier:
+    """Opens what comparing needs; `gateway` is a URL, or None for gRPC past the gateway."""
+    patient = settings.model_copy(update={"database_timeout_s": ORACLE_TIMEOUT_S})
+    cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
+    return Verifier(
+        pool=await stack.enter_async_context(
+            database.open_pool(patient, size_max=ACCOUNTS_AT_ONCE)
+        ),
+        event_log=await stack.enter_async_context(open_log(settings)),
+        timelines=TimelineStore(cache, settings),
+        reader=await stack.enter_async_context(
+            homes.direct(settings)
+            if gateway is None
+            else homes.through_gateway(gateway, settings, connections=ACCOUNTS_AT_ONCE)
+        ),
+        settings=settings,
+    )
+
+
+async def _each(
+    viewers: Sequence[UserId],
+    work: Callable[[UserId], Coroutine[Any, Any, None]],
+    progress: Progress,
+    what: str,
+) -> None:
+    task = progress.add_task(what, total=len(viewers))
+    left = iter(viewers)
+
+    async def some() -> None:
+        for viewer in left:
+            await work(viewer)
+            progress.advance(task)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(ACCOUNTS_AT_ONCE):
+                group.create_task(some())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
