@@ -15,7 +15,7 @@ Then the tiers by the settings' thresholds, and what the cache holds of these ac
 (storage/caches.py): a running stack serves the new graph at once.
 
 An interrupted run leaves whole batches. Running again adds what is missing and changes nothing
-else.
+else; it also drops what a run that was killed left in the cache of a running stack.
 """
 
 import asyncio

@@ -25,7 +25,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
         ids = await stack.enter_async_context(snowflakes.lease(pool))
         channel = await stack.enter_async_context(
-            clients.channel(settings.graph_target, "chirp.v1.UserDirectoryService")
+            clients.channel(settings, settings.graph_target, "chirp.v1.UserDirectoryService")
         )
         directory = user_pb2_grpc.UserDirectoryServiceStub(channel)
         metadata = clients.service_metadata(settings)
