@@ -141,7 +141,7 @@ async def _require(cache: Valkey) -> None:
 
 async def _settle(cache: Valkey, settings: Settings, seen: set[int]) -> None:
     """Drops once more what fan-out may have stored of what it asked before the last commit."""
-    await asyncio.sleep(caches.SETTLE_S)
+    await asyncio.sleep(caches.settle_s(settings))
     await _drop(cache, settings, seen)
 
 
