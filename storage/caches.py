@@ -7,7 +7,8 @@ Of an account that follows or is followed anew, these are wrong afterwards:
 
  1. Call `drop` after the commit. Follower lists go first: what was pushed by an old list to too few
     is then read from PostgreSQL, when the timelines that go next are rebuilt.
- 2. Call it once more, `settle_s` after the last commit: fan-out may have asked for followers before the commit, and stored its answer after the first call.
+ 2. Call it once more, `settle_s` after the last commit: fan-out may have asked for followers before
+    the commit, and stored its answer after the first call.
 """
 
 from collections.abc import Sequence
