@@ -78,6 +78,7 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
             f" {sum(made.follower_counts):,} follows, {made.tweets:,} tweets;"
             f" accounts with {INFLUENCER_FOLLOWERS:,} followers are pulled"
         )
+        running.place_processes()
         await running.start("tweet_server", "graph_server", "timeline_server")
         await running.start("outbox_relay", "fanout_worker", "gateway")
         page = b""
@@ -143,7 +144,6 @@ def _settings_in(folder: Path) -> Settings:
         del os.environ[name]
     os.environ.update(
         CHIRP_DATA=str(folder),
-        CHIRP_PORT=str(embedded.free_port()),
         CHIRP_INFLUENCER_FOLLOWERS=str(INFLUENCER_FOLLOWERS),
     )
     return settings_module.load()

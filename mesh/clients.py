@@ -12,6 +12,9 @@ from mesh.tokens import SERVICE_TOKEN_FILE
 
 KEEPALIVE_MS = 30_000  # longer than the servers' PING_INTERVAL_MIN_MS
 
+RECONNECT_FIRST_MS = 100
+RECONNECT_LAST_MS = 1_000
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -43,15 +46,18 @@ def service_config(service: str, deadline_s: float) -> str:
 async def channel(
     settings: Settings, target: str, service: str
 ) -> AsyncGenerator[grpc.aio.Channel]:
-    """Opens a channel to the replicas of one service that only reads. It connects at once, so
-    that the first call does not pay for it; a call fails after `call_deadline_s`."""
+    """Opens a channel to the replicas of one service that only reads. It connects on first use,
+    and a call fails after `call_deadline_s`."""
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", service_config(service, settings.call_deadline_s)),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        # A server that comes back is found at once: grpc would wait a second, then longer.
+        ("grpc.initial_reconnect_backoff_ms", RECONNECT_FIRST_MS),
+        ("grpc.min_reconnect_backoff_ms", RECONNECT_FIRST_MS),
+        ("grpc.max_reconnect_backoff_ms", RECONNECT_LAST_MS),
     ]
     async with grpc.aio.insecure_channel(target, options=options) as opened:
-        opened.get_state(try_to_connect=True)
         yield opened
 
 

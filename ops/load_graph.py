@@ -32,6 +32,7 @@ from rich.progress import Progress
 from domain.ids import SEQUENCE_BITS, WORKER_BITS, UserId, minted_at_ms
 from domain.tier import Thresholds
 from mesh.settings import Settings
+from mesh.tasks import raise_if_cancelled
 from ops import inputs
 from ops.inputs import BadInput
 from storage import bulk, caches, database, snowflakes, valkey
@@ -99,6 +100,7 @@ async def load(
                     # Also where an interrupted commit may have happened.
                     await _drop(cache, settings, numbers)
                 progress.update(task, completed=file.position())
+                raise_if_cancelled()
             progress.update(task, completed=file.size)
         async with connection.transaction():
             done.tiers += await bulk.update_tiers(connection, thresholds)
