@@ -96,13 +96,25 @@ class TimelineService:
         return await self._present(kept[:limit], has_more=len(kept) > limit)
 
     async def _present(self, records: Sequence[Record], *, has_more: bool) -> bytes:
-        authors = {record.author_id for record in records}
-        fields = await self._names.fields(authors, trusted=self._feed.fresh)
+        # Frames hold as long as no name changed; looking each name up costs a tenth of a page.
+        generation, fresh = self._names.generation, self._feed.fresh
+        if fresh and {record.framed_at for record in records} == {generation}:
+            self._names.hits += len(records)
+        else:
+            await self._frame(records, generation, trusted=fresh)
         return tweet_records.page_bytes(
-            [record.frame(fields[record.author_id]) for record in records],
-            next_cursor=paging.encode_cursor(records[-1].tweet_id) if has_more else "",
+            [record.kept_frame for record in records],
+            next_cursor=records[-1].cursor() if has_more else "",
             has_more=has_more,
         )
+
+    async def _frame(self, records: Sequence[Record], generation: int, *, trusted: bool) -> None:
+        authors = {record.author_id for record in records}
+        fields = await self._names.fields(authors, trusted=trusted)
+        for record in records:
+            record.frame(fields[record.author_id])
+            kept = trusted and self._names.keeps(record.author_id)
+            record.framed_at = generation if kept else -1
 
 
 def _gone(ids: Sequence[int], records: dict[int, Record]) -> set[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from chirp.v1 import tweet_pb2, user_pb2
 
+from domain import paging
 from storage.tweets import TweetRow
 
 _AUTHOR_TAG = bytes([tweet_pb2.Tweet.AUTHOR_FIELD_NUMBER << 3 | 2])
@@ -18,7 +19,7 @@ _TWEETS_TAG = bytes([1 << 3 | 2])
 @dataclass(slots=True)
 class Record:
     """What answers need of a tweet, ready to be spliced. The frame is kept with the author field
-    that it was made with: both rarely change, and a page is 20 of them."""
+    that it was made with, and the cursor too: a page is 20 frames, and they rarely change."""
 
     tweet_id: int
     version: int
@@ -26,15 +27,24 @@ class Record:
     body: bytes
     counts: bytes
     deleted: bool
+    framed_at: int = -1
+    """The generation of names (servers/user_names.py) that `kept_frame` holds for; -1: none."""
+    kept_frame: bytes = b""
     _author: bytes = b""
-    _frame: bytes = b""
+    _cursor: str = ""
 
     def frame(self, author: bytes) -> bytes:
         """Returns the tweet as it stands in an answer's `tweets`."""
         if author is not self._author:
             self._author = author
-            self._frame = frame(tweet_bytes(self, author))
-        return self._frame
+            self.kept_frame = frame(tweet_bytes(self, author))
+        return self.kept_frame
+
+    def cursor(self) -> str:
+        """Returns the cursor of the page below this tweet."""
+        if not self._cursor:
+            self._cursor = paging.encode_cursor(self.tweet_id)
+        return self._cursor
 
 
 def from_row(row: TweetRow) -> tweet_pb2.TweetRecord:
