@@ -9,6 +9,7 @@ which goals were met), 1 where something failed, and 2 where a tool is missing.
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -33,6 +34,9 @@ PARTS = ("home", "rest", "post", "fanout")
 INFLUENCER_FOLLOWERS = 1_000
 CACHE_LINE = "cache: "  # what timeline_server says of its caches when it stops
 
+COMPLAINT = re.compile(" (WARNING|ERROR) ")
+COMPLAINTS_EACH = 5
+
 console = Console(stderr=True)
 
 
@@ -50,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         measured = uvloop.run(_run(_settings_in(folder), _graph(options.data), options.only))
     except (StartError, OSError, tools.LoadFailed) as error:
         print(f"bench: {error}", file=sys.stderr)
+        _say_complaints(folder)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -73,6 +78,7 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
             f" {sum(made.follower_counts):,} follows, {made.tweets:,} tweets;"
             f" accounts with {INFLUENCER_FOLLOWERS:,} followers are pulled"
         )
+        running.place_processes()
         await running.start("tweet_server", "graph_server", "timeline_server")
         await running.start("outbox_relay", "fanout_worker", "gateway")
         page = b""
@@ -138,10 +144,16 @@ def _settings_in(folder: Path) -> Settings:
         del os.environ[name]
     os.environ.update(
         CHIRP_DATA=str(folder),
-        CHIRP_PORT=str(embedded.free_port()),
         CHIRP_INFLUENCER_FOLLOWERS=str(INFLUENCER_FOLLOWERS),
     )
     return settings_module.load()
+
+
+def _say_complaints(folder: Path) -> None:
+    for log in sorted((folder / "logs").glob("*-1.log")):
+        lines = [line for line in log.read_text().splitlines() if COMPLAINT.search(line)]
+        for line in lines[-COMPLAINTS_EACH:]:
+            print(f"    {line}", file=sys.stderr)
 
 
 def _remove(folder: Path) -> None:

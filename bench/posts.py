@@ -2,12 +2,13 @@
 
 import random
 from collections.abc import Iterator
+from statistics import fmean
 
 import grpc
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 
 from bench import http2, tools
-from bench.http2 import Request
+from bench.http2 import Request, Result
 from bench.rows import Row, at_least
 from bench.stack import BenchStack
 from bench.tools import LoadFailed
@@ -21,6 +22,8 @@ TURN_S = 4.0
 RATE_S = 6.0
 QUIET_PART = 1 / 3  # of the highest rate: where the latency is measured
 TEXTS = 5_000
+# A disk that stalls for seconds makes Chirp refuse what waits for it; the row says how many.
+FAILED_PART_MAX = 0.01
 
 
 async def one_tweet(stack: BenchStack, world: World) -> bytes:
@@ -38,25 +41,26 @@ async def measure(stack: BenchStack, world: World, echo_port: int) -> list[Row]:
     """Highest throughput with many clients beside the echo, then latency at a third of it."""
     port = stack.port("tweet_server")
     posts, echoes = _requests(world, port), _requests(world, echo_port)
-    rates: dict[str, list[float]] = {"posts": [], "echoes": []}
+    chirp: list[Result] = []
+    echo: list[Result] = []
     await _closed_loop(port, posts, WARM_UP_S)
-    cpu_s, posted = 0.0, 0.0
+    cpu_s = 0.0
     for _ in range(TURNS):
         before = tools.cpu_seconds(stack.process_id("tweet_server"))
-        rates["posts"].append(await _closed_loop(port, posts, TURN_S))
+        chirp.append(await _closed_loop(port, posts, TURN_S))
         cpu_s += tools.cpu_seconds(stack.process_id("tweet_server")) - before
-        posted += rates["posts"][-1] * TURN_S
-        rates["echoes"].append(await _closed_loop(echo_port, echoes, TURN_S / 2))
-    rate, echo_rate = sum(rates["posts"]) / TURNS, sum(rates["echoes"]) / TURNS
+        echo.append(await _closed_loop(echo_port, echoes, TURN_S / 2))
+    rate, echo_rate = fmean(run.rate for run in chirp), fmean(run.rate for run in echo)
+    posted = sum(len(run.latencies) for run in chirp)
     quiet = rate * QUIET_PART
     result = await http2.run_at_rate(
         port, posts, connections=CONNECTIONS, rate=quiet, seconds=RATE_S
     )
-    if result.failed:
-        raise LoadFailed(f"{result.failed} posts failed")
+    _check(result)
+    failed = sum(run.failed for run in (*chirp, result))
     at_rest = (
         f"open loop at {quiet:,.0f} posts/s, a third of the highest rate, for {RATE_S:.0f} s, from"
-        " when a post was due; fsync on, relay and fan-out running"
+        f" when a post was due; fsync on, relay and fan-out running; {failed} posts failed"
     )
     return [
         at_least(
@@ -65,20 +69,25 @@ async def measure(stack: BenchStack, world: World, echo_port: int) -> list[Row]:
             how=f"CreateTweet by gRPC, fsync on, relay and fan-out running, every timeline"
             f" materialised; our own client (bench/http2.py), closed loop of {CONNECTIONS}"
             f" connections with {STREAMS} calls each, another random author of"
-            f" {len(world.viewers):,} for each; {posted / cpu_s:,.0f} posts / CPU-s of the server",
+            f" {len(world.viewers):,} for each; {posted / cpu_s:,.0f} posts / CPU-s of the server;"
+            f" {failed} posts failed",
         ),
         at_least("post_p50", result.percentile_ms(0.50), "ms", how=at_rest),
         at_least("post_p99", result.percentile_ms(0.99), "ms", how=at_rest),
     ]  # fmt: skip
 
 
-async def _closed_loop(port: int, requests: Iterator[Request], seconds: float) -> float:
+async def _closed_loop(port: int, requests: Iterator[Request], seconds: float) -> Result:
     result = await http2.run(
         port, requests, connections=CONNECTIONS, streams=STREAMS, seconds=seconds
     )
-    if result.failed:
+    _check(result)
+    return result
+
+
+def _check(result: Result) -> None:
+    if result.failed > FAILED_PART_MAX * len(result.latencies):
         raise LoadFailed(f"{result.failed} posts failed")
-    return result.rate
 
 
 def _requests(world: World, port: int) -> Iterator[Request]:

@@ -69,7 +69,9 @@ def table(rows: Sequence[Row]) -> Table:
         ("name", "left"), ("value", "right"), ("unit", "left"), ("ratio", "right"),
         ("against", "left"), ("goal", "left"), ("met", "left"),
     ):  # fmt: skip
-        shown.add_column(heading, justify="right" if side == "right" else "left")
+        shown.add_column(
+            heading, justify="right" if side == "right" else "left", no_wrap=heading == "name"
+        )
     for row in rows:
         shown.add_row(
             row.name,

@@ -7,7 +7,7 @@ the relay and the worker before it fills the log, and runs an echo beside them.
 
 import os
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +31,31 @@ class BenchStack:
     """The running children."""
 
     settings: Settings
-    """Where everything is."""
+    """Where everything is; the servers, once `place_processes` was called."""
     local: LocalStack
     folder: Path
     cache_process_id: int
-    _specs: Mapping[str, ChildSpec]
+    _lock: int
+    _specs: dict[str, ChildSpec] = field(default_factory=dict[str, ChildSpec])
     _children: dict[str, Child] = field(default_factory=dict[str, Child])
+
+    def place_processes(self) -> None:
+        """Takes ports for Chirp's processes and the gateway. Shortly before they start, or somebody
+        else on this machine may have taken one."""
+        asked = self.settings.model_copy(update={"port": embedded.free_port()})
+        self.local = LocalStack(asked, replicas=1, lock=self._lock)
+        addresses = self.local.addresses(
+            database_url=asked.database_url,
+            valkey_url=asked.valkey_url,
+            eventlog_url=asked.eventlog_url,
+        )
+        targets = {
+            name.removeprefix("CHIRP_").lower(): value for name, value in addresses.targets.items()
+        }
+        self.settings = asked.model_copy(update=targets)
+        # One replica of each, under the name of its kind.
+        specs = self.local.replicas(KINDS, addresses)
+        self._specs = {kind.name: spec for kind, spec in zip(KINDS, specs, strict=True)}
 
     async def start(self, *names: str) -> None:
         """Starts servers, workers, or the gateway. Raises StartError."""
@@ -147,31 +166,23 @@ async def opened(settings: Settings) -> AsyncGenerator[BenchStack]:
                 await started[-1].start()
             cache_process_id = started[1].process_id
             assert cache_process_id is not None
-            stack = await _described(settings, local, [store.url for store in stores], folder)
-            stack.cache_process_id = cache_process_id
+            known = settings.model_copy(
+                update={
+                    "keys": folder / "keys",
+                    "database_url": stores[0].url,
+                    "valkey_url": stores[1].url,
+                    "eventlog_url": stores[2].url,
+                }
+            )
+            tokens.ensure_keys(known)
+            await database.migrate(known.database_url)
+            stack = BenchStack(known, local, folder, cache_process_id, lock)
             yield stack
         finally:
             if stack is not None:
                 await stack.stop_all()
             for child in reversed(started):
                 await child.stop()
-
-
-async def _described(
-    settings: Settings, local: LocalStack, urls: Sequence[str], folder: Path
-) -> BenchStack:
-    addresses = local.addresses(database_url=urls[0], valkey_url=urls[1], eventlog_url=urls[2])
-    found = {
-        name.removeprefix("CHIRP_").lower(): value
-        for name, value in addresses.environment().items()
-    }
-    known = settings.model_copy(update={**found, "keys": addresses.keys})
-    tokens.ensure_keys(known)
-    await database.migrate(known.database_url)
-    specs = local.replicas(KINDS, addresses)
-    # One replica of each, under the name of its kind.
-    by_name = {kind.name: spec for kind, spec in zip(KINDS, specs, strict=True)}
-    return BenchStack(known, local, folder, 0, by_name)
 
 
 def _say(text: str) -> None:

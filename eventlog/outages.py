@@ -8,6 +8,7 @@ import psycopg
 import redis.exceptions
 
 from domain import errors
+from mesh.tasks import raise_if_cancelled as raise_if_cancelled
 
 # A failed write for want of memory or disk comes as a plain error with one of these words.
 _VALKEY_WORDS = ("OOM", "MISCONF", "LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN")
@@ -37,15 +38,6 @@ def is_outage(error: BaseException) -> bool:
     if isinstance(error, redis.exceptions.ResponseError):
         return str(error).startswith(_VALKEY_WORDS)
     return isinstance(error, grpc.aio.AioRpcError) and error.code() in _GRPC_CODES
-
-
-def raise_if_cancelled() -> None:
-    """Raises CancelledError where this task was asked to stop. For loops that run for ever: now and
-    then a cancellation gets lost in what they call (seen in polls of Valkey), and nobody cancels
-    twice."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 class Backoff:

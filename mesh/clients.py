@@ -10,13 +10,15 @@ import grpc
 from mesh.settings import Settings
 from mesh.tokens import SERVICE_TOKEN_FILE
 
-DEADLINE_S = 2.0
 KEEPALIVE_MS = 30_000  # longer than the servers' PING_INTERVAL_MIN_MS
+
+RECONNECT_FIRST_MS = 100
+RECONNECT_LAST_MS = 1_000
 
 Metadata = tuple[tuple[str, str], ...]
 
 
-def service_config(service: str) -> str:
+def service_config(service: str, deadline_s: float) -> str:
     """Returns the gRPC service config for calls to `service` (reads: retried when unavailable)."""
     return json.dumps(
         {
@@ -26,7 +28,7 @@ def service_config(service: str) -> str:
             "methodConfig": [
                 {
                     "name": [{"service": service}],
-                    "timeout": f"{DEADLINE_S}s",
+                    "timeout": f"{deadline_s}s",
                     "retryPolicy": {
                         "maxAttempts": 3,
                         "initialBackoff": "0.05s",
@@ -41,12 +43,19 @@ def service_config(service: str) -> str:
 
 
 @asynccontextmanager
-async def channel(target: str, service: str) -> AsyncGenerator[grpc.aio.Channel]:
-    """Opens a channel to the replicas of one service that only reads; it connects on first use."""
+async def channel(
+    settings: Settings, target: str, service: str
+) -> AsyncGenerator[grpc.aio.Channel]:
+    """Opens a channel to the replicas of one service that only reads. It connects on first use,
+    and a call fails after `call_deadline_s`."""
     options: list[tuple[str, str | int]] = [
-        ("grpc.service_config", service_config(service)),
+        ("grpc.service_config", service_config(service, settings.call_deadline_s)),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        # A server that comes back is found at once: grpc would wait a second, then longer.
+        ("grpc.initial_reconnect_backoff_ms", RECONNECT_FIRST_MS),
+        ("grpc.min_reconnect_backoff_ms", RECONNECT_FIRST_MS),
+        ("grpc.max_reconnect_backoff_ms", RECONNECT_LAST_MS),
     ]
     async with grpc.aio.insecure_channel(target, options=options) as opened:
         yield opened

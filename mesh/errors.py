@@ -73,6 +73,7 @@ def translate(error: BaseException, method: str) -> errors.ChirpError:
     if isinstance(error, grpc.aio.AioRpcError) and (
         error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     ):
+        log.warning("%s: a call to another server took too long: %s", method, error)
         return errors.DeadlineExceeded("the call took too long")
     if isinstance(error, asyncio.CancelledError):
         raise error

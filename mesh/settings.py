@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     """Connections to PostgreSQL of one process."""
     database_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """Longest wait for a connection, and longest statement."""
+    call_deadline_s: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Longest wait of a server for another one."""
     valkey_timeout_s: Annotated[float, Field(gt=0)] = 0.5
     """Longest wait for Valkey before a call does without it."""
     concurrent_calls_max: Annotated[int, Field(ge=1)] = 1_000

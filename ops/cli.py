@@ -244,10 +244,14 @@ def discard(
 
 def _is_the_users(error: Exception) -> bool:
     import psycopg
+    import redis.exceptions
 
     from domain.errors import ChirpError
 
-    return isinstance(error, OSError | LookupError | psycopg.OperationalError | ChirpError)
+    away = (
+        psycopg.OperationalError | redis.exceptions.ConnectionError | redis.exceptions.TimeoutError
+    )
+    return isinstance(error, OSError | LookupError | ChirpError | away)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,9 @@ async def through_gateway(
 @asynccontextmanager
 async def direct(settings: Settings) -> AsyncGenerator[HomeReader]:
     """Opens a reader of gRPC."""
-    async with clients.channel(settings.timeline_target, "chirp.v1.TimelineService") as channel:
+    async with clients.channel(
+        settings, settings.timeline_target, "chirp.v1.TimelineService"
+    ) as channel:
         yield HomeReader(_Direct(channel), settings)
 
 

@@ -21,6 +21,7 @@ from rich.progress import (
 
 from mesh.settings import Settings
 from ops import load_graph, load_tweets
+from ops.inputs import BadInput
 
 
 def graph(settings: Settings, path: Path, *, limit: int | None) -> int:
@@ -86,6 +87,8 @@ def _run(work: Callable[[Progress], Coroutine[Any, Any, None]], summary: Callabl
     try:
         with progress_bar() as progress:
             uvloop.run(work(progress))
+    except (BadInput, LookupError):
+        raise  # the same again would end the same
     except BaseException:
         print(f"stopped: {summary()}\nrun it again to go on where it stopped", flush=True)
         raise

@@ -15,7 +15,7 @@ Then the tiers by the settings' thresholds, and what the cache holds of these ac
 (storage/caches.py): a running stack serves the new graph at once.
 
 An interrupted run leaves whole batches. Running again adds what is missing and changes nothing
-else.
+else; it also drops what a run that was killed left in the cache of a running stack.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from rich.progress import Progress
 from domain.ids import SEQUENCE_BITS, WORKER_BITS, UserId, minted_at_ms
 from domain.tier import Thresholds
 from mesh.settings import Settings
+from mesh.tasks import raise_if_cancelled
 from ops import inputs
 from ops.inputs import BadInput
 from storage import bulk, caches, database, snowflakes, valkey
@@ -99,6 +100,7 @@ async def load(
                     # Also where an interrupted commit may have happened.
                     await _drop(cache, settings, numbers)
                 progress.update(task, completed=file.position())
+                raise_if_cancelled()
             progress.update(task, completed=file.size)
         async with connection.transaction():
             done.tiers += await bulk.update_tiers(connection, thresholds)
@@ -141,7 +143,7 @@ async def _require(cache: Valkey) -> None:
 
 async def _settle(cache: Valkey, settings: Settings, seen: set[int]) -> None:
     """Drops once more what fan-out may have stored of what it asked before the last commit."""
-    await asyncio.sleep(caches.SETTLE_S)
+    await asyncio.sleep(caches.settle_s(settings))
     await _drop(cache, settings, seen)
 
 

@@ -133,7 +133,9 @@ async def load(
     task = progress.add_task(f"tweets of {path.name}", total=len(rows), completed=done.already)
     started = time.monotonic()
     try:
-        async with clients.channel(settings.tweet_target, "chirp.v1.TweetService") as channel:
+        async with clients.channel(
+            settings, settings.tweet_target, "chirp.v1.TweetService"
+        ) as channel:
             stub = tweet_pb2_grpc.TweetServiceStub(channel)
             paced = _paced(left, rate)
             async with aclosing(paced), asyncio.TaskGroup() as calls:

@@ -18,6 +18,7 @@ from chirp.v1 import graph_pb2, user_pb2
 from domain.tier import Thresholds
 from mesh import rpc, server, tokens
 from mesh.settings import Settings
+from mesh.tasks import raise_if_cancelled
 from mesh.tokens import TokenSigner, TokenVerifier
 from servers.block_directory import BlockDirectoryService
 from servers.follower_directory import FollowerDirectoryService
@@ -76,6 +77,7 @@ async def _clear_sessions(pool: Pool) -> None:
                 pass
         except psycopg.Error as error:
             log.warning("expired sessions stay for now: %s", error)
+        raise_if_cancelled()
         await asyncio.sleep(SESSIONS_REST_S)
 
 

@@ -12,6 +12,7 @@ import psycopg
 import psycopg_pool
 
 from mesh.settings import Settings
+from mesh.tasks import raise_if_cancelled
 from storage import purges
 from storage.database import Pool
 
@@ -66,6 +67,7 @@ class PurgeFeed:
                 await self.poll()
             except (psycopg.OperationalError, psycopg_pool.PoolTimeout) as error:
                 log.warning("cannot ask what changed: %s", type(error).__name__)
+            raise_if_cancelled()
             await asyncio.sleep(self._poll_s)
 
     def _forget_all(self) -> None:

@@ -36,10 +36,10 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             valkey_connection.open_connection(settings.valkey_url, settings.valkey_timeout_s)
         )
         to_graph = await stack.enter_async_context(
-            clients.channel(settings.graph_target, "chirp.v1.UserDirectoryService")
+            clients.channel(settings, settings.graph_target, "chirp.v1.UserDirectoryService")
         )
         to_tweets = await stack.enter_async_context(
-            clients.channel(settings.tweet_target, "chirp.v1.TweetRecordService")
+            clients.channel(settings, settings.tweet_target, "chirp.v1.TweetRecordService")
         )
         metadata = clients.service_metadata(settings)
         feed = PurgeFeed(pool, settings)

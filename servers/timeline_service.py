@@ -119,7 +119,7 @@ class TimelineService:
     async def _present(self, records: Sequence[Record], view: View, *, has_more: bool) -> bytes:
         return tweet_records.page_bytes(
             await self._presenter.frames(records, view, self._hydrate),
-            next_cursor=paging.encode_cursor(records[-1].tweet_id) if has_more else "",
+            next_cursor=records[-1].cursor() if has_more else "",
             has_more=has_more,
         )
 

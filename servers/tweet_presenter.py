@@ -17,8 +17,12 @@ FetchRecords = Callable[[Sequence[int]], Awaitable[dict[int, Record]]]
 class Marks:
     """What a viewer liked and retweeted, of the tweets asked for."""
 
-    liked: Container[int]
-    retweeted: Container[int]
+    liked: frozenset[int]
+    retweeted: frozenset[int]
+
+    def none_of(self, ids: Collection[int]) -> bool:
+        """Whether the viewer marked none of these tweets."""
+        return self.liked.isdisjoint(ids) and self.retweeted.isdisjoint(ids)
 
     def suffix(self, tweet_id: int) -> bytes:
         """Returns the fields `liked` and `retweeted` of a tweet."""
@@ -63,20 +67,36 @@ class TweetPresenter:
         self, records: Sequence[Record], view: View, fetch: FetchRecords
     ) -> list[bytes]:
         """Returns a frame for each record; `fetch` gets the records that they refer to."""
-        referred = [i for r in records for i in (r.original_id, r.quoted_id) if i]
-        if referred:
-            return [
-                tweet_records.frame(tweet)
-                for tweet in await self._nested(records, referred, view, fetch)
-            ]
-        fields = await self._fields({record.author_id for record in records})
-        marks = await view.marks([record.tweet_id for record in records])
+        ids = [record.tweet_id for record in records]
+        marks = await view.marks(ids)
         if marks is None:
-            return [record.frame(fields[record.author_id], b"") for record in records]
+            return list(map(tweet_records.frame, await self.tweets(records, view, fetch)))
+        # Frames hold as long as no name changed; looking each name up costs a tenth of a page.
+        generation, fresh = self._names.generation, self._feed.fresh
+        if fresh and {record.framed_at for record in records} == {generation}:
+            self._names.hits += len(records)
+            if marks.none_of(ids):
+                return [record.kept_frame for record in records]
+        else:
+            await self._frame([record for record in records if not record.refers])
+        nested = [record for record in records if record.refers]
+        tweets = await self.tweets(nested, view, fetch) if nested else ()
+        frames = {
+            record.tweet_id: tweet_records.frame(t)
+            for record, t in zip(nested, tweets, strict=True)
+        }
         return [
-            record.frame(fields[record.author_id], marks.suffix(record.tweet_id))
+            frames.get(record.tweet_id) or record.marked_frame(marks.suffix(record.tweet_id))
             for record in records
         ]
+
+    async def _frame(self, records: Sequence[Record]) -> None:
+        generation, fresh = self._names.generation, self._feed.fresh
+        fields = await self._fields({record.author_id for record in records})
+        for record in records:
+            record.frame(fields[record.author_id])
+            kept = fresh and self._names.keeps(record.author_id)
+            record.framed_at = generation if kept else -1
 
     async def tweets(
         self, records: Sequence[Record], view: View, fetch: FetchRecords

@@ -97,10 +97,12 @@ class _SignedIn:
         """See View."""
         asked = list(ids)
         if not asked:
-            return Marks((), ())
+            return Marks(frozenset(), frozenset())
         return Marks(
-            liked=set(await likes.fetch_liked_among(self._pool, self._user, asked)),
-            retweeted=set(await retweets.fetch_retweeted_among(self._pool, self._user, asked)),
+            liked=frozenset(await likes.fetch_liked_among(self._pool, self._user, asked)),
+            retweeted=frozenset(
+                await retweets.fetch_retweeted_among(self._pool, self._user, asked)
+            ),
         )
 
     async def hidden(self, accounts: Collection[int]) -> Container[int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from chirp.v1 import tweet_pb2, user_pb2
 
+from domain import paging
 from storage.tweets import TweetRow
 
 _AUTHOR_TAG = bytes([tweet_pb2.Tweet.AUTHOR_FIELD_NUMBER << 3 | 2])
@@ -25,10 +26,13 @@ MARKS = {
 """`Tweet.liked = 20` and `Tweet.retweeted = 21`; both are sent also when false."""
 
 
+UNMARKED = MARKS[False, False]
+
+
 @dataclass(slots=True)
 class Record:
-    """What answers need of a tweet, ready to be spliced. The frame is kept with the author field
-    that it was made with: both rarely change, and a page is 20 of them."""
+    """What answers need of a tweet, ready to be spliced. The frame is kept, and the cursor too: a
+    page is 20 frames, and they rarely change."""
 
     tweet_id: int
     version: int
@@ -38,18 +42,31 @@ class Record:
     deleted: bool
     original_id: int
     quoted_id: int
-    _author: bytes = b""
-    _suffix: bytes | None = None
-    _frame: bytes = b""
+    framed_at: int = -1
+    """The generation of names (servers/user_names.py) that `kept_frame` holds for; -1: none.
+    Stays -1 where the tweet repeats or quotes another: that one may change alone."""
+    kept_frame: bytes = b""
+    """The tweet in an answer to a viewer who marked it in no way."""
+    _cursor: str = ""
 
-    def frame(self, author: bytes, suffix: bytes) -> bytes:
-        """Returns a tweet that refers to none as it stands in an answer's `tweets`; `suffix` are
-        the viewer's marks."""
-        if author is not self._author or suffix is not self._suffix:
-            self._author = author
-            self._suffix = suffix
-            self._frame = frame(tweet_bytes(self, author) + suffix)
-        return self._frame
+    @property
+    def refers(self) -> bool:
+        """Whether it repeats or quotes another tweet."""
+        return bool(self.original_id or self.quoted_id)
+
+    def frame(self, author: bytes) -> None:
+        """Makes `kept_frame`; `author` is the field of the author's name."""
+        self.kept_frame = frame(tweet_bytes(self, author) + UNMARKED)
+
+    def marked_frame(self, marks: bytes) -> bytes:
+        """Returns `kept_frame` for a viewer with these marks, one of MARKS."""
+        return self.kept_frame[: -len(marks)] + marks
+
+    def cursor(self) -> str:
+        """Returns the cursor of the page below this tweet."""
+        if not self._cursor:
+            self._cursor = paging.encode_cursor(self.tweet_id)
+        return self._cursor
 
 
 def from_row(row: TweetRow) -> tweet_pb2.TweetRecord:

@@ -30,10 +30,10 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
         ids = await stack.enter_async_context(snowflakes.lease(pool))
         to_users = await stack.enter_async_context(
-            clients.channel(settings.graph_target, "chirp.v1.UserDirectoryService")
+            clients.channel(settings, settings.graph_target, "chirp.v1.UserDirectoryService")
         )
         to_blocks = await stack.enter_async_context(
-            clients.channel(settings.graph_target, "chirp.v1.BlockDirectoryService")
+            clients.channel(settings, settings.graph_target, "chirp.v1.BlockDirectoryService")
         )
         directory = user_pb2_grpc.UserDirectoryServiceStub(to_users)
         metadata = clients.service_metadata(settings)

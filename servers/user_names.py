@@ -24,8 +24,9 @@ class UserNames:
         self._metadata = metadata
         self._max = settings.user_cache_max
         self._fields: OrderedDict[int, bytes] = OrderedDict()
-        self._changes = 0
-        self._changed: OrderedDict[int, int] = OrderedDict()
+        self.generation = 0
+        """Rises when names are forgotten because they may have changed: what was made of names
+        under an earlier generation is to be made again."""
         self.hits = 0
         self.misses = 0
 
@@ -47,7 +48,7 @@ class UserNames:
         missing = list(wanted - known.keys() if trusted else wanted)
         self.hits += len(wanted) - len(missing)
         self.misses += len(missing)
-        changes = self._changes
+        generation = self.generation
         for start in range(0, len(missing), BATCH_MAX):
             batch = missing[start : start + BATCH_MAX]
             answer = await self._directory.BatchGetUserSummaries(
@@ -56,25 +57,26 @@ class UserNames:
             for summary in answer.users:
                 known[summary.id] = tweet_records.author_field(summary)
                 # A name that changed while we asked may be the old one: answer it, keep it not.
-                if self._changed.get(summary.id, 0) <= changes:
+                if self.generation == generation:
                     self._keep(summary.id, known[summary.id])
             for user in batch:
                 if user not in known:
                     known[user] = tweet_records.author_field(user_pb2.UserSummary(id=user))
         return known
 
+    def keeps(self, user: int) -> bool:
+        """Whether an account's name is kept, so that a change of it raises the generation."""
+        return user in self._fields
+
     def on_purge(self, purge: purges.Purge) -> None:
         """Forgets a name that changed."""
         if purge.kind is purges.Kind.USER:
-            self._changes += 1
+            self.generation += 1
             self._fields.pop(purge.subject_id, None)
-            self._changed[purge.subject_id] = self._changes
-            self._changed.move_to_end(purge.subject_id)
-            while len(self._changed) > BATCH_MAX:
-                self._changed.popitem(last=False)
 
     def forget_all(self) -> None:
         """Forgets everything."""
+        self.generation += 1
         self._fields.clear()
 
     def _keep(self, user: int, field: bytes) -> None:

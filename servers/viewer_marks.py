@@ -6,7 +6,7 @@ events delete it after each change.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Set
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import redis.exceptions
@@ -24,8 +24,8 @@ ASKED_MAX = 1_000  # ids in one question
 @dataclass(frozen=True, slots=True)
 class _Known:
     token: bytes
-    liked: Set[int]
-    retweeted: Set[int]
+    liked: frozenset[int]
+    retweeted: frozenset[int]
     floor: int
 
 

@@ -7,7 +7,7 @@ Of an account that follows or is followed anew, these are wrong afterwards:
 
  1. Call `drop` after the commit. Follower lists go first: what was pushed by an old list to too few
     is then read from PostgreSQL, when the timelines that go next are rebuilt.
- 2. Call it once more, `SETTLE_S` after the last commit: fan-out may have asked for followers before
+ 2. Call it once more, `settle_s` after the last commit: fan-out may have asked for followers before
     the commit, and stored its answer after the first call.
 """
 
@@ -15,13 +15,16 @@ from collections.abc import Sequence
 
 from domain import fanout
 from domain.ids import UserId
-from mesh import clients
 from mesh.settings import Settings
 from storage.timelines import Keys, WindowKind
 from storage.valkey import Valkey
 
-SETTLE_S = clients.DEADLINE_S + 1  # the longest that an answer may be under way, and its storing
 KEYS_PER_CALL = 1_000  # holds Valkey for about a millisecond; even: pairs stay together
+
+
+def settle_s(settings: Settings) -> float:
+    """Returns the longest that an answer may be under way to fan-out, and its storing."""
+    return settings.call_deadline_s + 1
 
 
 async def drop(valkey: Valkey, settings: Settings, accounts: Sequence[int]) -> None:

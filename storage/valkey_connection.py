@@ -21,6 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 import hiredis
 
+from mesh.tasks import raise_if_cancelled
+
 PENDING_MAX = 10_000  # calls waiting for replies; one more fails at once
 RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 1.0
@@ -146,6 +148,7 @@ class SharedConnection(asyncio.Protocol):
             except (OSError, ConnectionError, TimeoutError) as error:
                 log.debug("Valkey does not answer: %s", error)
             self._abort()
+            raise_if_cancelled()
             await asyncio.sleep(delay)
             delay = min(delay * 2, RETRY_LAST_S)
 

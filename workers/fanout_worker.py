@@ -236,7 +236,7 @@ async def open_worker(settings: Settings) -> AsyncGenerator[FanoutWorker]:
         await valkey.best_effort("loading functions", timelines.load_functions(cache))
         await valkey.best_effort("loading functions", tweet_cache.load_functions(cache))
         channel = await stack.enter_async_context(
-            clients.channel(settings.graph_target, "chirp.v1.FollowerDirectoryService")
+            clients.channel(settings, settings.graph_target, "chirp.v1.FollowerDirectoryService")
         )
         yield FanoutWorker(
             cache=cache,

@@ -36,6 +36,8 @@ class ChirpUp:
                     "CHIRP_DATA": str(data),
                     "CHIRP_PORT": str(port),
                     "CHIRP_SAMPLE": "0",
+                    # A busy machine is no failure.
+                    "CHIRP_CALL_DEADLINE_S": "4",
                     **environment,
                 },
                 stdin=subprocess.DEVNULL,

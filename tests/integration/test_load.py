@@ -26,7 +26,10 @@ GRAPH = "1,2\n1,3\n2,3\n4,3\n4,1\n"
 @pytest.fixture(autouse=True)
 def _no_settling(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction]
     # What it waits for does not happen here: nothing is under way while a test loads.
-    monkeypatch.setattr(caches, "SETTLE_S", 0)
+    def nothing(settings: Settings) -> float:
+        return 0.0
+
+    monkeypatch.setattr(caches, "settle_s", nothing)
 
 
 @pytest_asyncio.fixture

@@ -104,7 +104,10 @@ def test_spliced_page_is_the_message(
     entries: list[tuple[TweetRow, user_pb2.UserSummary]], cursor: str, has_more: bool
 ):
     frames = [
-        stored(row).frame(tweet_records.author_field(author), b"") for row, author in entries
+        tweet_records.frame(
+            tweet_records.tweet_bytes(stored(row), tweet_records.author_field(author))
+        )
+        for row, author in entries
     ]
 
     page = tweet_records.page_bytes(frames, next_cursor=cursor, has_more=has_more)
@@ -122,17 +125,19 @@ def test_spliced_page_is_the_message(
     assert list(tweet_pb2.BatchGetTweetsResponse.FromString(batch).tweets) == tweets
 
 
-@given(rows, summaries, summaries)
-def test_kept_frame_follows_the_author_who_was_renamed(
-    row: TweetRow, before: user_pb2.UserSummary, after: user_pb2.UserSummary
+@given(rows, summaries, st.booleans(), st.booleans())
+def test_kept_frame_takes_the_marks_of_each_viewer(
+    row: TweetRow, author: user_pb2.UserSummary, liked: bool, retweeted: bool
 ):
     record = stored(row)
-    old, new = tweet_records.author_field(before), tweet_records.author_field(after)
+    record.frame(tweet_records.author_field(author))
 
-    first, again, renamed = record.frame(old, b""), record.frame(old, b""), record.frame(new, b"")
+    page = record.marked_frame(tweet_records.MARKS[liked, retweeted])
 
-    assert first == again
-    assert renamed == stored(row).frame(new, b"")
+    wanted = expected(row, author)
+    wanted.liked, wanted.retweeted = liked, retweeted
+    assert list(timeline_pb2.GetHomeTimelineResponse.FromString(page).tweets) == [wanted]
+    assert record.marked_frame(tweet_records.UNMARKED) == record.kept_frame
 
 
 @given(rows)
