@@ -57,6 +57,7 @@ EVENTLOG_SETTINGS = {
 
 PORTS = range(20_000, 32_000)
 PORT_TRIES = 1_000
+_given_ports: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +120,26 @@ class PostgresInstall:
         ]  # fmt: skip
 
 
+def reserve_port(port: int) -> None:
+    """Keeps `free_port` from returning a port that somebody chose."""
+    _given_ports.add(port)
+
+
 def free_port() -> int:
-    """Returns a TCP port that nobody listens on now.
+    """Returns a TCP port that nobody listens on now, and that this process has not been given yet.
 
     It lies below the ports that systems give to outgoing connections (from 32768 on Linux), one of
     which could take it before its server does, or while a server that died is started again."""
     for _ in range(PORT_TRIES):
         port = secrets.choice(PORTS)
+        if port in _given_ports:  # its server may not listen yet
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given_ports.add(port)
             return port
     raise OSError(f"no free port among {PORTS.start} to {PORTS.stop - 1}")
 
