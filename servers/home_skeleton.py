@@ -151,8 +151,9 @@ class HomeSkeleton:
                         raise ConnectionError(f"Valkey refused a read: {reply}")
                 home, tokens, *recents = replies[len(lease) :]
                 if tokens[:2] == [known.viewer_token, known.pulled_token]:
-                    window = await self._merged(user, known, home, recents)
-                    if due:
+                    found = decode(home)
+                    window = await self._merged(user, known, found, recents)
+                    if due and found is not None:
                         await self._keep(user)
                     return Read(known.viewer, window, tokens[2])
             known = await self._viewers.load(user)
@@ -182,9 +183,9 @@ class HomeSkeleton:
         await self._hot.call([self._timelines.keep_command(user)])
 
     async def _merged(
-        self, user: UserId, known: Known, elements: list[bytes], recents: list[list[bytes]]
+        self, user: UserId, known: Known, found: Window | None, recents: list[list[bytes]]
     ) -> Window:
-        home = decode(elements)
+        home = found
         if home is None:
             home = await self._rebuilt(WindowKind.TIMELINE, user, known)
         windows = [home]

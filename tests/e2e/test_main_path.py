@@ -139,6 +139,8 @@ def test_a_tweet_as_json_is_as_the_contract_says(client: httpx.Client) -> None:
         "retweetCount": "0",
         "replyCount": "0",
         "quoteCount": "0",
+        "liked": False,
+        "retweeted": False,
     }
     assert (reply["replyTo"], reply["conversationId"]) == (tweet["id"], tweet["id"])
     assert client.get(f"/api/tweets/{tweet['id']}").json()["replyCount"] == "1"

@@ -24,7 +24,12 @@ from tests.world import World, open_world
 @pytest_asyncio.fixture
 async def world(settings: Settings) -> AsyncGenerator[World]:
     small = settings.model_copy(
-        update={"influencer_followers": 3, "timeline_length": 5, "repeat_distance": 4}
+        update={
+            "influencer_followers": 3,
+            "celebrity_followers": 3,
+            "timeline_length": 5,
+            "repeat_distance": 4,
+        }
     )
     async with open_world(small) as opened:
         yield opened
