@@ -227,9 +227,14 @@ async def call_function(valkey: Valkey, name: str, keys: list[str], arguments: l
         return await cast(Any, valkey.fcall(name, len(keys), *keys, *arguments))
 
 
+def library_source() -> str:
+    """Returns timelines.lua."""
+    return files("storage").joinpath("functions/timelines.lua").read_text()
+
+
 async def load_functions(valkey: Valkey) -> None:
     """Loads timelines.lua, replacing an older release's."""
-    library = files("storage").joinpath("functions/timelines.lua").read_text()
+    library = library_source()
     await cast(Any, valkey.function_load(library, replace=True))
 
 

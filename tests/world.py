@@ -19,6 +19,7 @@ from chirp.v1 import (
 from eventlog import runner
 from eventlog.contract import EventLog
 from eventlog.runner import Runner
+from eventlog.valkey_streams import ValkeyStreams
 from mesh.server import Opener, Process
 from mesh.settings import Settings
 from ops import embedded
@@ -131,10 +132,11 @@ class World:
                 graph_pb2.MuteUserRequest(id=other.id), metadata=user.metadata
             )
 
-    async def home(self, viewer: Account, *, limit: int = 20, since_id: int = 0) -> list[int]:
+    async def home(
+        self, viewer: Account, *, limit: int = 20, since_id: int = 0, cursor: str = ""
+    ) -> list[int]:
         """Returns the ids of all pages of a home timeline, laid end to end."""
         ids: list[int] = []
-        cursor = ""
         while True:
             page = await self.home_page(viewer, limit=limit, cursor=cursor, since_id=since_id)
             ids += [tweet.id for tweet in page.tweets]
@@ -162,6 +164,12 @@ class World:
         """Moves everything committed to the event log."""
         while await self.relay.step(self.relay_connection):
             pass
+
+    async def replace_relay(self) -> None:
+        """Another relay takes over, as after a crash."""
+        event_log = ValkeyStreams(self.eventlog, self.settings)
+        self.relay = Relay(self.pool, event_log, self.settings)
+        await self.relay.take_over(self.relay_connection)
 
     async def rewind(self) -> None:
         """Lets fan-out begin again with the oldest record of the log."""
