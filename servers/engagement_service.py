@@ -45,7 +45,7 @@ class EngagementService:
     async def CreateLike(self, request: tweet_pb2.CreateLikeRequest, call: Call) -> bytes:
         """Likes a tweet."""
         target = await self._target(request.id)
-        await self._reader.refuse_blocked(call.caller, [target.author_id])
+        await self._reader.refuse_blocked(call.caller, target.author_id)
         return await self._change_like(target, call.caller, liked=True)
 
     async def DeleteLike(self, request: tweet_pb2.DeleteLikeRequest, call: Call) -> bytes:
@@ -55,7 +55,7 @@ class EngagementService:
     async def CreateRetweet(self, request: tweet_pb2.CreateRetweetRequest, call: Call) -> bytes:
         """Retweets a tweet."""
         target = await self._target(request.id)
-        await self._reader.refuse_blocked(call.caller, [target.author_id])
+        await self._reader.refuse_blocked(call.caller, target.author_id)
         async with self._pool.connection() as connection, connection.transaction():
             written = await self._retweet(connection, target, call.caller)
         if written is not None:

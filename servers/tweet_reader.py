@@ -53,16 +53,25 @@ class TweetReader:
     async def target(self, tweet_id: int) -> Target:
         """Returns the tweet that is liked, retweeted or listed: of a retweet, its original. Raises
         TweetNotFound."""
-        target = await tweets.fetch_target(self._pool, tweet_id)
+        target = (await tweets.fetch_targets(self._pool, [tweet_id])).get(tweet_id)
         if target is None:
             raise TweetNotFound("no such tweet")
         return target
 
-    async def refuse_blocked(self, user: UserId, authors: Collection[int]) -> None:
-        """Raises Blocked where one of the authors blocks the user or is blocked."""
+    async def is_blocked(self, user: UserId, authors: Collection[int]) -> bool:
+        """Whether one of the authors blocks the user or is blocked. Never asked in a transaction:
+        a block waits for the account's row, and graph_server's answer would wait for the block.
+
+        So a write that began before a block was answered may commit after it, as if it had come
+        first. What begins after the answer is refused.
+        """
         others = set(authors) - {user}
-        if others and (await self._relations(user, others)).blocked_ids:
-            raise Blocked("one of you blocks the other")
+        return bool(others and (await self._relations(user, others)).blocked_ids)
+
+    async def refuse_blocked(self, user: UserId, author: int) -> None:
+        """Raises Blocked where it is so; see `is_blocked`."""
+        if await self.is_blocked(user, [author]):
+            raise blocked()
 
     async def hidden(self, user: UserId, accounts: Collection[int]) -> Container[int]:
         """Returns which accounts are blocked either way or muted."""
@@ -108,6 +117,11 @@ class _SignedIn:
     async def hidden(self, accounts: Collection[int]) -> Container[int]:
         """See View."""
         return await self._reader.hidden(self._user, accounts)
+
+
+def blocked() -> Blocked:
+    """Returns the refusal of a write between two accounts of which one blocks the other."""
+    return Blocked("one of you blocks the other")
 
 
 def _records(rows: Sequence[TweetRow]) -> list[Record]:

@@ -62,11 +62,10 @@ class AuthorStamp:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A tweet that is replied to or quoted."""
+    """A tweet that is liked, retweeted, answered or quoted; never a retweet."""
 
     id: int
     author_id: int
-    retweet_of: int | None
     conversation_id: int
 
 
@@ -105,22 +104,18 @@ async def mark_pulled(connection: Connection, author: UserId, tweet: TweetId) ->
     )
 
 
-async def fetch_target(pool: Pool, tweet_id: int) -> Target | None:
-    """Returns a tweet that is liked, retweeted or listed: of a retweet, its original."""
+async def fetch_targets(pool: Pool, ids: Sequence[int]) -> dict[int, Target]:
+    """Returns tweets to like, retweet, answer or quote, by the id asked for: of a retweet, its
+    original. Neither may be deleted."""
     async with pool.connection() as connection:
-        return (await fetch_targets(connection, [tweet_id])).get(tweet_id)
-
-
-async def fetch_targets(connection: Connection, ids: Sequence[int]) -> dict[int, Target]:
-    """Returns tweets to reply to or quote, by the id asked for: of a retweet, its original."""
-    cursor = await connection.execute(
-        "SELECT asked.id, found.id, found.author_id, found.retweet_of, found.conversation_id"
-        " FROM tweets AS asked"
-        " JOIN tweets AS found ON found.id = coalesce(asked.retweet_of, asked.id)"
-        " WHERE asked.id = ANY(%s) AND asked.deleted_at IS NULL AND found.deleted_at IS NULL",
-        (list(ids),),
-    )
-    return {row[0]: Target(*row[1:]) for row in await cursor.fetchall()}
+        cursor = await connection.execute(
+            "SELECT asked.id, found.id, found.author_id, found.conversation_id"
+            " FROM tweets AS asked"
+            " JOIN tweets AS found ON found.id = coalesce(asked.retweet_of, asked.id)"
+            " WHERE asked.id = ANY(%s) AND asked.deleted_at IS NULL AND found.deleted_at IS NULL",
+            (list(ids),),
+        )
+        return {row[0]: Target(*row[1:]) for row in await cursor.fetchall()}
 
 
 async def was_posted(connection: Connection, author: UserId, request_id: str) -> bool:

@@ -1,0 +1,266 @@
+"""Many clients at once, on two tweet servers: whatever the interleaving, every count equals a
+recount from the rows, every change is told once, and nobody waits for nobody."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest_asyncio
+from chirp.v1 import tweet_pb2, tweet_pb2_grpc
+
+from mesh.settings import Settings
+from servers import tweet_server
+from tests.integration.accounts import Account
+from tests.integration.conftest import serving_process
+from tests.integration.recount import assert_counts_are_exact
+from tests.world import World, open_world
+
+# What a call may run into when others delete and block; a deadlock or an outage is none of these.
+EXPECTED = {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED}
+
+
+@pytest_asyncio.fixture
+async def world(settings: Settings) -> AsyncGenerator[World]:
+    async with open_world(settings) as opened:
+        yield opened
+
+
+@dataclass
+class Crowd:
+    """People who use one tweet server or the other, and what they know of."""
+
+    world: World
+    people: list[Account]
+    servers: "list[tweet_pb2_grpc.TweetServiceAsyncStub]"
+    tweets: list[tuple[Account, int]] = field(default_factory=list[tuple[Account, int]])
+    refusals: Counter[grpc.StatusCode] = field(default_factory=Counter[grpc.StatusCode])
+
+    async def trying(self, call: Awaitable[Any]) -> Any:
+        """Awaits a call that may be refused."""
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in EXPECTED:
+                raise
+            self.refusals[error.code()] += 1
+            return None
+
+    async def post(self, chance: random.Random, who: Account, **fields: int) -> None:
+        """Posts, and remembers it for the others."""
+        request = tweet_pb2.CreateTweetRequest(content="at once", **fields)
+        call = chance.choice(self.servers).CreateTweet(request, metadata=who.metadata)
+        tweet = await self.trying(call)
+        if tweet is not None:
+            self.tweets.append((who, tweet.id))
+
+    async def engage(self, chance: random.Random) -> None:
+        """Does one thing to one tweet, often to the same one as everybody else."""
+        who, server = chance.choice(self.people), chance.choice(self.servers)
+        author, tweet = chance.choice(self.tweets[-4:] if chance.random() < 0.7 else self.tweets)
+        request: Callable[..., Any]
+        match chance.choices(range(8), weights=(5, 4, 5, 4, 3, 3, 1, 2))[0]:
+            case 0:
+                call, request = server.CreateLike, tweet_pb2.CreateLikeRequest
+            case 1:
+                call, request = server.DeleteLike, tweet_pb2.DeleteLikeRequest
+            case 2:
+                call, request = server.CreateRetweet, tweet_pb2.CreateRetweetRequest
+            case 3:
+                call, request = server.DeleteRetweet, tweet_pb2.DeleteRetweetRequest
+            case 4:
+                return await self.post(
+                    chance, who, reply_to=tweet, quote_of=chance.choice([0, tweet])
+                )
+            case 5:
+                other = chance.choice(self.tweets)[1]
+                return await self.post(chance, who, reply_to=other, quote_of=tweet)
+            case 6:
+                who = author
+                call, request = server.DeleteTweet, tweet_pb2.DeleteTweetRequest
+            case _:
+                return await self.relate(chance, who)
+        # The same call twice at once, now and then.
+        await asyncio.gather(
+            *(
+                self.trying(call(request(id=tweet), metadata=who.metadata))
+                for _ in range(chance.choice((1, 1, 2)))
+            )
+        )
+        return None
+
+    async def relate(self, chance: random.Random, who: Account) -> None:
+        """Follows, unfollows, blocks or unblocks."""
+        other = chance.choice([each for each in self.people if each is not who])
+        accounts = self.world.accounts
+        calls = (accounts.follow, accounts.unfollow, accounts.block, accounts.unblock)
+        (call,) = chance.choices(calls, weights=(4, 2, 1, 3))
+        await self.trying(call(who, other))
+
+
+@pytest_asyncio.fixture
+async def crowd(world: World) -> AsyncGenerator[Crowd]:
+    async with (
+        serving_process(
+            world.settings.model_copy(update={"listen": "127.0.0.1:0"}), tweet_server.open_process
+        ) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        people = await world.accounts.insert(6)
+        crowd = Crowd(world, people, [world.tweets, tweet_pb2_grpc.TweetServiceStub(channel)])
+        for who in people:
+            crowd.tweets.append((who, (await world.post(who)).id))
+        yield crowd
+
+
+async def assert_the_log_gives_the_tables(world: World) -> None:
+    """Every event changes something, and all together give the rows."""
+    likes: set[tuple[int, int]] = set()
+    retweets: set[tuple[int, int]] = set()
+    living: set[int] = set()
+    for key, event in await world.accounts.events():
+        match event.WhichOneof("kind"):
+            case "tweet_liked":
+                pair = (event.tweet_liked.user_id, event.tweet_liked.tweet_id)
+                assert pair not in likes and key == pair[0]
+                likes.add(pair)
+            case "tweet_unliked":
+                likes.remove((event.tweet_unliked.user_id, event.tweet_unliked.tweet_id))
+            case "tweet_created":
+                entry = event.tweet_created.entry
+                assert entry.tweet_id not in living and key == entry.author_id
+                living.add(entry.tweet_id)
+                if entry.original_id:
+                    assert (key, entry.original_id) not in retweets, "retweeted twice"
+                    retweets.add((key, entry.original_id))
+            case "tweet_deleted":
+                entry = event.tweet_deleted.entry
+                living.remove(entry.tweet_id)
+                if entry.original_id:
+                    retweets.remove((key, entry.original_id))
+            case _:
+                pass
+    rows = world.accounts.rows
+    assert likes == set(await rows("SELECT user_id, tweet_id FROM likes"))
+    assert living == {
+        row[0] for row in await rows("SELECT id FROM tweets WHERE deleted_at IS NULL")
+    }
+    assert retweets == set(
+        await rows(
+            "SELECT author_id, retweet_of FROM tweets"
+            " WHERE retweet_of IS NOT NULL AND deleted_at IS NULL"
+        )
+    )
+
+
+async def test_counts_equal_a_recount_after_everything_at_once(crowd: Crowd):
+    async def client(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(25):
+            await crowd.engage(chance)
+
+    await asyncio.gather(*(client(seed) for seed in range(24)))
+
+    await assert_counts_are_exact(crowd.world.accounts)
+    await assert_the_log_gives_the_tables(crowd.world)
+    assert set(crowd.refusals) == EXPECTED, "nobody met a deletion, or a block"
+    kinds = {event.WhichOneof("kind") for _, event in await crowd.world.accounts.events()}
+    assert kinds >= {"tweet_liked", "tweet_unliked", "tweet_created", "tweet_deleted"}
+
+
+async def test_counts_that_are_answered_equal_the_rows_too(crowd: Crowd):
+    chance = random.Random(5)
+    await asyncio.gather(*(crowd.engage(chance) for _ in range(200)))
+    await crowd.world.drain()
+
+    stored = {
+        row[0]: row[1:]
+        for row in await crowd.world.accounts.rows(
+            "SELECT id, like_count, retweet_count, reply_count, quote_count FROM tweets"
+            " WHERE deleted_at IS NULL"
+        )
+    }
+    seen = 0
+    for who in crowd.people:
+        for tweet in (await crowd.world.home_page(who, limit=100)).tweets:
+            counts = (
+                tweet.like_count, tweet.retweet_count, tweet.reply_count, tweet.quote_count,
+            )  # fmt: skip
+            assert counts == stored[tweet.id]
+            seen += any(counts)
+    assert seen > 0
+
+
+async def test_same_call_from_many_clients_at_once_counts_once(crowd: Crowd):
+    one, other = crowd.servers
+    (_, tweet), who = crowd.tweets[0], crowd.people[1]
+    told = len(await crowd.world.accounts.events())
+
+    async def many(name: str, request: Any) -> list[tweet_pb2.Tweet]:
+        return await asyncio.gather(
+            *(
+                getattr(server, name)(request, metadata=who.metadata)
+                for server in (one, other)
+                for _ in range(10)
+            )
+        )
+
+    for name, counts in (("Like", (1, 0)), ("Retweet", (1, 1))):
+        for answer in await many(
+            f"Create{name}", getattr(tweet_pb2, f"Create{name}Request")(id=tweet)
+        ):
+            assert (answer.like_count, answer.retweet_count) == counts
+    for name, counts in (("Like", (0, 1)), ("Retweet", (0, 0))):
+        for answer in await many(
+            f"Delete{name}", getattr(tweet_pb2, f"Delete{name}Request")(id=tweet)
+        ):
+            assert (answer.like_count, answer.retweet_count) == counts
+
+    kinds = [event.WhichOneof("kind") for _, event in await crowd.world.accounts.events()]
+    assert kinds[told:] == ["tweet_liked", "tweet_created", "tweet_unliked", "tweet_deleted"]
+    await assert_counts_are_exact(crowd.world.accounts)
+
+
+async def test_likes_race_the_deletion_of_their_tweet(crowd: Crowd):
+    async def race(author: Account, tweet: int) -> None:
+        delete = tweet_pb2.DeleteTweetRequest(id=tweet)
+        calls: list[Awaitable[Any]] = []
+        for number, who in enumerate(crowd.people):
+            server = crowd.servers[number % 2]
+            like = tweet_pb2.CreateLikeRequest(id=tweet)
+            retweet = tweet_pb2.CreateRetweetRequest(id=tweet)
+            calls.append(crowd.trying(server.CreateLike(like, metadata=who.metadata)))
+            calls.append(crowd.trying(server.CreateRetweet(retweet, metadata=who.metadata)))
+            if number == 2:
+                gone = crowd.servers[0].DeleteTweet(delete, metadata=author.metadata)
+                calls.append(crowd.trying(gone))
+        await asyncio.gather(*calls)
+
+    await asyncio.gather(*(race(author, tweet) for author, tweet in crowd.tweets))
+
+    (living,) = (await crowd.world.accounts.rows(
+        "SELECT count(*) FROM tweets WHERE retweet_of IS NULL AND deleted_at IS NULL"
+    ))  # fmt: skip
+    assert living == (0,)
+    await assert_counts_are_exact(crowd.world.accounts)
+    await assert_the_log_gives_the_tables(crowd.world)
+
+
+async def test_replies_of_somebody_whom_many_follow_at_once_do_not_wait_for_each_other(
+    settings: Settings,
+):
+    # Both need the author's row, and graph_server has fewer connections than followers wait.
+    few = settings.model_copy(update={"database_pool_max": 2, "call_deadline_s": 2})
+    async with open_world(few) as world:
+        author, *fans = await world.accounts.insert(20)
+        root = await world.post(fans[0])
+
+        await asyncio.gather(
+            *(world.follow(fan, author) for fan in fans),
+            *(world.post(author, reply_to=root.id) for _ in range(10)),
+        )
+
+        await assert_counts_are_exact(world.accounts)
