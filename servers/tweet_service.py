@@ -77,10 +77,9 @@ class TweetService:
             raise InvalidArgument.of("ids", f"must hold 1 to {BATCH_MAX} ids")
         for position, tweet_id in enumerate(request.ids):
             check_id(f"ids[{position}]", tweet_id)
-        rows = {row.id: row for row in await tweets.fetch_by_ids(self._pool, request.ids)}
+        rows = {row.id: row for row in await tweets.fetch_living(self._pool, request.ids)}
         found = [rows[tweet_id] for tweet_id in request.ids if tweet_id in rows]
-        living = [row for row in found if row.deleted_at is None]
-        frames = await self._reader.frames(living, call.user_id)
+        frames = await self._reader.frames(found, call.user_id)
         return tweet_records.page_bytes(frames, next_cursor="", has_more=False)
 
     async def DeleteTweet(
@@ -144,7 +143,7 @@ class TweetService:
 
 class Announcer:
     """Tells the cache of a change before the call returns. All of it may fail: the event log brings
-    the same again."""
+    the same again. So does the same call, which may be why the client did not get its answer."""
 
     def __init__(self, timelines: TimelineStore, cache: Valkey) -> None:
         self._timelines = timelines
