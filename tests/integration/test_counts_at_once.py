@@ -4,7 +4,7 @@ recount from the rows, every change is told once, and nobody waits for nobody.""
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +61,8 @@ class Crowd:
         """Does one thing to one tweet, often to the same one as everybody else."""
         who, server = chance.choice(self.people), chance.choice(self.servers)
         author, tweet = chance.choice(self.tweets[-4:] if chance.random() < 0.7 else self.tweets)
-        request: Callable[..., Any]
+        call: Any
+        request: Any
         match chance.choices(range(8), weights=(5, 4, 5, 4, 3, 3, 1, 2))[0]:
             case 0:
                 call, request = server.CreateLike, tweet_pb2.CreateLikeRequest

@@ -1,0 +1,280 @@
+"""What a viewer liked and retweeted shows at once, wherever a tweet is answered."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, replace
+
+import grpc
+import pytest
+import pytest_asyncio
+from chirp.v1 import timeline_pb2, tweet_pb2, tweet_pb2_grpc
+
+from mesh.settings import Settings
+from servers import tweet_record_service, tweet_server
+from storage.timelines import Keys
+from tests.integration.accounts import Account
+from tests.integration.conftest import serving_process
+from tests.valkeys import OwnValkey, own_valkey
+from tests.world import World, open_world
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PROMISED_S = 2.0
+Marks = dict[int, tuple[bool, bool]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cache() -> AsyncGenerator[OwnValkey]:
+    async with own_valkey() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(module_settings: Settings, cache: OwnValkey) -> AsyncGenerator[World]:
+    settings = module_settings.model_copy(
+        update={"valkey_url": cache.url, "timeline_length": 8, "influencer_followers": 3}
+    )
+    async with open_world(settings) as opened:
+        yield opened
+
+
+@dataclass
+class Scene:
+    """A viewer, and tweets that reach the viewer in every way."""
+
+    world: World
+    viewer: Account
+    author: Account
+    tweets: list[int]
+    quote: int
+    repeater: Account
+    retweet: int
+
+    async def everywhere(self) -> dict[str, Marks]:
+        """The viewer's marks on everything, by who answers."""
+        metadata = self.viewer.metadata
+        world, ids = self.world, [*self.tweets, self.quote, self.retweet]
+        home = await world.timelines.GetHomeTimeline(
+            timeline_pb2.GetHomeTimelineRequest(limit=100), metadata=metadata
+        )
+        of_users = [
+            await world.timelines.GetUserTimeline(
+                timeline_pb2.GetUserTimelineRequest(id=who.id, limit=100), metadata=metadata
+            )
+            for who in (self.author, self.repeater)
+        ]
+        batch = await world.tweets.BatchGetTweets(
+            tweet_pb2.BatchGetTweetsRequest(ids=ids), metadata=metadata
+        )
+        single = [
+            await world.tweets.GetTweet(tweet_pb2.GetTweetRequest(id=i), metadata=metadata)
+            for i in ids
+        ]
+        threads = [
+            await world.tweets.GetThread(tweet_pb2.GetThreadRequest(id=i), metadata=metadata)
+            for i in (self.tweets[0], self.tweets[-1])
+        ]
+        in_threads = [t for each in threads for t in (*each.ancestors, each.tweet, *each.replies)]
+        return {
+            "home": _marks(home.tweets),
+            "user": _marks([t for page in of_users for t in page.tweets]),
+            "batch": _marks(batch.tweets),
+            "single": _marks(single),
+            "thread": _marks(in_threads),
+        }
+
+    async def assert_marked(self, *, liked: set[int], retweeted: set[int]) -> None:
+        for where, marks in (await self.everywhere()).items():
+            assert len(marks) >= len(self.tweets), where
+            for tweet_id, seen in marks.items():
+                assert seen == (tweet_id in liked, tweet_id in retweeted), (where, tweet_id)
+
+
+def _marks(tweets: Iterable[tweet_pb2.Tweet]) -> Marks:
+    """The marks of tweets and of all that they show; what stands in several places has the same."""
+    marks: Marks = {}
+    waiting = list(tweets)
+    while waiting:
+        tweet = waiting.pop()
+        assert tweet.HasField("liked")
+        assert tweet.HasField("retweeted")
+        seen = (tweet.liked, tweet.retweeted)
+        assert marks.setdefault(tweet.id, seen) == seen
+        for field in ("retweeted_tweet", "quoted_tweet"):
+            if tweet.HasField(field):
+                waiting.append(getattr(tweet, field))
+    return marks
+
+
+async def scene(world: World) -> Scene:
+    """A root and replies (more than a window holds), a quote, and another's retweet."""
+    viewer, author, repeater = await world.accounts.insert(3)
+    for other in (author, repeater):
+        await world.follow(viewer, other)
+    tweets = [(await world.post(author)).id]
+    for _ in range(9):
+        tweets.append((await world.post(author, reply_to=tweets[-1])).id)
+    quote = (await world.post(repeater, quote_of=tweets[2])).id
+    await world.retweet(repeater, tweets[0])
+    ((retweet,),) = await world.accounts.rows(
+        "SELECT id FROM tweets WHERE author_id = %s AND retweet_of = %s", repeater.id, tweets[0]
+    )
+    await world.drain()
+    return Scene(world, viewer, author, tweets, quote, repeater, retweet)
+
+
+async def test_marks_show_at_once_in_every_answer_and_go_at_once(world: World):
+    scene_ = await scene(world)
+    first, second, third = scene_.tweets[0], scene_.tweets[2], scene_.tweets[9]
+    await scene_.assert_marked(liked=set(), retweeted=set())
+
+    # Nothing is drained in between: the events do not help.
+    await world.like(scene_.viewer, first)
+    await scene_.assert_marked(liked={first}, retweeted=set())
+    await world.like(scene_.viewer, second)
+    await world.like(scene_.viewer, third)
+    await world.retweet(scene_.viewer, second)
+    await scene_.assert_marked(liked={first, second, third}, retweeted={second})
+    await world.like(scene_.viewer, second, undo=True)
+    await scene_.assert_marked(liked={first, third}, retweeted={second})
+    await world.retweet(scene_.viewer, second, undo=True)
+    await world.like(scene_.viewer, scene_.retweet, undo=True)
+    await scene_.assert_marked(liked={third}, retweeted=set())
+
+
+async def test_marks_are_the_viewers_own_and_absent_without_a_token(world: World):
+    scene_ = await scene(world)
+    await world.like(scene_.author, scene_.tweets[0])
+    await world.retweet(scene_.author, scene_.tweets[0])
+
+    await scene_.assert_marked(liked=set(), retweeted=set())
+    batch = await world.tweets.BatchGetTweets(
+        tweet_pb2.BatchGetTweetsRequest(ids=[*scene_.tweets, scene_.quote])
+    )
+    page = await world.timelines.GetUserTimeline(
+        timeline_pb2.GetUserTimelineRequest(id=scene_.author.id)
+    )
+    thread = await world.tweets.GetThread(tweet_pb2.GetThreadRequest(id=scene_.tweets[5]))
+    for tweet in (*batch.tweets, *page.tweets, *thread.ancestors, thread.tweet, *thread.replies):
+        assert not tweet.HasField("liked")
+        assert not tweet.HasField("retweeted")
+
+
+async def test_lost_token_costs_a_question_and_no_mark(world: World):
+    scene_ = await scene(world)
+    tweet = scene_.tweets[1]
+    await world.like(scene_.viewer, tweet)
+    await scene_.assert_marked(liked={tweet}, retweeted=set())
+
+    await world.cache.delete(Keys(world.settings.timeline_shards).marks(scene_.viewer.id))
+    await scene_.assert_marked(liked={tweet}, retweeted=set())
+    await world.cache.flushall()
+    await world.like(scene_.viewer, tweet, undo=True)
+    await scene_.assert_marked(liked=set(), retweeted=set())
+    await world.like(scene_.viewer, tweet)
+    await world.cache.flushall()
+    await scene_.assert_marked(liked={tweet}, retweeted=set())
+
+
+async def test_marks_are_right_while_the_cache_is_away_and_when_it_is_back(
+    world: World, cache: OwnValkey
+):
+    scene_ = await scene(world)
+    one, other = scene_.tweets[1], scene_.tweets[8]
+    await world.like(scene_.viewer, one)
+    await scene_.assert_marked(liked={one}, retweeted=set())
+
+    cache.stop()
+    await scene_.assert_marked(liked={one}, retweeted=set())
+    await world.like(scene_.viewer, one, undo=True)
+    await world.like(scene_.viewer, other)
+    await world.retweet(scene_.viewer, other)
+    await scene_.assert_marked(liked={other}, retweeted={other})
+
+    await cache.start()
+    await scene_.assert_marked(liked={other}, retweeted={other})
+    await world.like(scene_.viewer, other, undo=True)
+    await scene_.assert_marked(liked=set(), retweeted={other})
+
+
+async def test_call_sent_again_shows_what_the_first_one_did_not_get_to_show(world: World):
+    scene_ = await scene(world)
+    viewer, (stranger,) = scene_.viewer, await world.accounts.insert(1)
+    tweet, unseen = scene_.tweets[3], (await world.post(stranger)).id
+    before = await world.home(viewer)
+    # A tweet server that dies between its commit and the cache, as this one, which has no cache.
+    without_cache = world.settings.model_copy(
+        update={"listen": "127.0.0.1:0", "valkey_url": "redis://127.0.0.1:1/0"}
+    )
+    async with (
+        serving_process(without_cache, tweet_server.open_process) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        dying = replace(world, tweets=tweet_pb2_grpc.TweetServiceStub(channel))
+
+        for server in (dying, world):
+            await server.like(viewer, tweet)
+            await server.retweet(viewer, tweet)
+            await server.retweet(viewer, unseen)
+        await scene_.assert_marked(liked={tweet}, retweeted={tweet, unseen})
+        home = await world.home(viewer)
+        assert home == await world.oracle(viewer)
+        assert (len(home), home[1:]) == (len(before) + 1, before)
+
+        for server in (dying, world):
+            await server.like(viewer, tweet, undo=True)
+            await server.retweet(viewer, tweet, undo=True)
+        await scene_.assert_marked(liked=set(), retweeted={unseen})
+
+
+async def test_marks_beyond_those_kept_are_asked_for(world: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tweet_record_service, "MARKS_EACH", 2)
+    scene_ = await scene(world)
+    liked, retweeted = set(scene_.tweets[1:8:2]), set(scene_.tweets[3:7])
+    for tweet in liked:
+        await world.like(scene_.viewer, tweet)
+    for tweet in retweeted:
+        await world.retweet(scene_.viewer, tweet)
+
+    for _ in range(3):
+        await scene_.assert_marked(liked=liked, retweeted=retweeted)
+
+
+async def test_counts_on_timelines_are_two_seconds_old_at_most(world: World):
+    scene_ = await scene(world)
+    tweet, (fan, other) = scene_.tweets[4], await world.accounts.insert(2)
+
+    async def seen() -> set[tuple[int, ...]]:
+        """The counts of the tweet on the home and user timelines, also inside another one."""
+        home = await world.home_page(scene_.viewer, limit=100)
+        of_author = await world.timelines.GetUserTimeline(
+            timeline_pb2.GetUserTimelineRequest(id=scene_.author.id, limit=100)
+        )
+        own = await world.home_page(fan, limit=100)
+        shown = [t for page in (home, of_author, own) for t in page.tweets]
+        shown += [t.quoted_tweet for t in shown if t.HasField("quoted_tweet")]
+        shown += [t.retweeted_tweet for t in shown if t.HasField("retweeted_tweet")]
+        return {
+            (t.like_count, t.retweet_count, t.reply_count, t.quote_count)
+            for t in shown
+            if t.id == tweet
+        }
+
+    quote = await world.post(fan, quote_of=tweet)
+    reply = await world.post(other, reply_to=tweet)
+    for change, expected in (
+        (world.like(fan, tweet), (1, 0, 2, 1)),
+        (world.retweet(other, tweet), (1, 1, 2, 1)),
+        (world.like(fan, tweet, undo=True), (0, 1, 2, 1)),
+        (world.delete(other, reply.id), (0, 1, 1, 1)),
+        (world.delete(fan, quote.id), (0, 1, 1, 0)),
+        (world.retweet(other, tweet, undo=True), (0, 0, 1, 0)),
+    ):
+        # Nothing is relayed: the servers' own polling of what changed is what keeps the promise.
+        await seen()
+        await change
+        deadline = time.monotonic() + PROMISED_S
+        while (counts := await seen()) != {expected}:
+            assert time.monotonic() < deadline, f"{counts}, not {expected}"
+            await asyncio.sleep(0.02)
