@@ -6,11 +6,12 @@ _TWEETS = """
 SELECT id, like_count, retweet_count, reply_count, quote_count, likes, retweets, replies, quotes
 FROM tweets AS t,
  LATERAL (SELECT count(*) FROM likes WHERE tweet_id = t.id) AS l (likes),
- LATERAL (SELECT count(*) FILTER (WHERE retweet_of = t.id),
-           count(*) FILTER (WHERE reply_to = t.id), count(*) FILTER (WHERE quote_of = t.id)
-          FROM tweets AS other
-          WHERE t.id IN (retweet_of, reply_to, quote_of) AND deleted_at IS NULL)
-  AS refers (retweets, replies, quotes)
+ LATERAL (SELECT count(*) FROM tweets WHERE retweet_of = t.id AND deleted_at IS NULL)
+  AS r (retweets),
+ LATERAL (SELECT count(*) FROM tweets WHERE reply_to = t.id AND deleted_at IS NULL)
+  AS a (replies),
+ LATERAL (SELECT count(*) FROM tweets WHERE quote_of = t.id AND deleted_at IS NULL)
+  AS q (quotes)
 WHERE (like_count, retweet_count, reply_count, quote_count)
  <> (likes, retweets, replies, quotes)
 """
