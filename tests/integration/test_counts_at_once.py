@@ -2,6 +2,7 @@
 recount from the rows, every change is told once, and nobody waits for nobody."""
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable
@@ -49,7 +50,7 @@ class Crowd:
             self.refusals[error.code()] += 1
             return None
 
-    async def post(self, chance: random.Random, who: Account, **fields: int) -> None:
+    async def post(self, chance: random.Random, who: Account, **fields: Any) -> None:
         """Posts, and remembers it for the others."""
         request = tweet_pb2.CreateTweetRequest(content="at once", **fields)
         call = chance.choice(self.servers).CreateTweet(request, metadata=who.metadata)
@@ -209,15 +210,13 @@ async def test_same_call_from_many_clients_at_once_counts_once(crowd: Crowd):
             )
         )
 
-    for name, counts in (("Like", (1, 0)), ("Retweet", (1, 1))):
-        for answer in await many(
-            f"Create{name}", getattr(tweet_pb2, f"Create{name}Request")(id=tweet)
-        ):
-            assert (answer.like_count, answer.retweet_count) == counts
-    for name, counts in (("Like", (0, 1)), ("Retweet", (0, 0))):
-        for answer in await many(
-            f"Delete{name}", getattr(tweet_pb2, f"Delete{name}Request")(id=tweet)
-        ):
+    for name, counts in (
+        ("CreateLike", (1, 0)),
+        ("CreateRetweet", (1, 1)),
+        ("DeleteLike", (0, 1)),
+        ("DeleteRetweet", (0, 0)),
+    ):
+        for answer in await many(name, getattr(tweet_pb2, f"{name}Request")(id=tweet)):
             assert (answer.like_count, answer.retweet_count) == counts
 
     kinds = [event.WhichOneof("kind") for _, event in await crowd.world.accounts.events()]
@@ -265,3 +264,38 @@ async def test_replies_of_somebody_whom_many_follow_at_once_do_not_wait_for_each
         )
 
         await assert_counts_are_exact(world.accounts)
+
+
+async def test_nothing_that_begins_after_a_block_was_answered_is_written(crowd: Crowd):
+    star, *fans = crowd.people
+    _, tweet = crowd.tweets[0]
+    answered: set[int] = set()
+    late: list[int] = []
+
+    async def insist(fan: Account) -> None:
+        """Replies and likes until it is refused."""
+        reply = tweet_pb2.CreateTweetRequest(content="x", reply_to=tweet)
+        like, unlike = tweet_pb2.CreateLikeRequest(id=tweet), tweet_pb2.DeleteLikeRequest(id=tweet)
+        for server in itertools.cycle(crowd.servers):
+            began_late = fan.id in answered
+            written = await crowd.trying(server.CreateLike(like, metadata=fan.metadata))
+            written = written and await crowd.trying(
+                server.CreateTweet(reply, metadata=fan.metadata)
+            )
+            if written is None:
+                return
+            if began_late:
+                late.append(fan.id)
+            await server.DeleteLike(unlike, metadata=fan.metadata)
+
+    async def block(fan: Account) -> None:
+        await crowd.world.block(star, fan)
+        answered.add(fan.id)
+
+    await asyncio.gather(*map(insist, fans), *map(block, fans))
+
+    assert late == []
+    for fan in fans:
+        # Taking back what came through before is no new engagement.
+        await crowd.world.like(fan, tweet, undo=True)
+    await assert_counts_are_exact(crowd.world.accounts)
