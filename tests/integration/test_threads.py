@@ -209,6 +209,7 @@ async def test_gone_members_stand_as_gone_and_the_chain_holds(world: World):
     found = await thread(world, members[4])
     assert ids(found.ancestors) == members[:4]
     assert [tweet.gone for tweet in found.ancestors] == [True, False, True, True]
+    assert [tweet.HasField("gone") for tweet in found.ancestors] == [True, False, True, True]
     assert [tweet.reply_to for tweet in found.ancestors] == [0, *members[:3]]
     for tweet in (found.ancestors[0], found.ancestors[2]):
         # Its place, and nothing of what it said or who said it.
