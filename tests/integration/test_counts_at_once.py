@@ -17,7 +17,7 @@ from mesh.settings import Settings
 from servers import tweet_server
 from tests.integration.accounts import Account
 from tests.integration.conftest import serving_process
-from tests.integration.recount import assert_counts_are_exact
+from tests.integration.recount import assert_counts_are_exact, assert_the_log_gives_the_tables
 from tests.world import World, open_world
 
 # What a call may run into when others delete and block; a deadlock or an outage is none of these.
@@ -118,46 +118,6 @@ async def crowd(world: World) -> AsyncGenerator[Crowd]:
         yield crowd
 
 
-async def assert_the_log_gives_the_tables(world: World) -> None:
-    """Every event changes something, and all together give the rows."""
-    likes: set[tuple[int, int]] = set()
-    retweets: set[tuple[int, int]] = set()
-    living: set[int] = set()
-    for key, event in await world.accounts.events():
-        match event.WhichOneof("kind"):
-            case "tweet_liked":
-                pair = (event.tweet_liked.user_id, event.tweet_liked.tweet_id)
-                assert pair not in likes and key == pair[0]
-                likes.add(pair)
-            case "tweet_unliked":
-                likes.remove((event.tweet_unliked.user_id, event.tweet_unliked.tweet_id))
-            case "tweet_created":
-                entry = event.tweet_created.entry
-                assert entry.tweet_id not in living and key == entry.author_id
-                living.add(entry.tweet_id)
-                if entry.original_id:
-                    assert (key, entry.original_id) not in retweets, "retweeted twice"
-                    retweets.add((key, entry.original_id))
-            case "tweet_deleted":
-                entry = event.tweet_deleted.entry
-                living.remove(entry.tweet_id)
-                if entry.original_id:
-                    retweets.remove((key, entry.original_id))
-            case _:
-                pass
-    rows = world.accounts.rows
-    assert likes == set(await rows("SELECT user_id, tweet_id FROM likes"))
-    assert living == {
-        row[0] for row in await rows("SELECT id FROM tweets WHERE deleted_at IS NULL")
-    }
-    assert retweets == set(
-        await rows(
-            "SELECT author_id, retweet_of FROM tweets"
-            " WHERE retweet_of IS NOT NULL AND deleted_at IS NULL"
-        )
-    )
-
-
 async def test_counts_equal_a_recount_after_everything_at_once(crowd: Crowd):
     async def client(seed: int) -> None:
         chance = random.Random(seed)
@@ -167,7 +127,7 @@ async def test_counts_equal_a_recount_after_everything_at_once(crowd: Crowd):
     await asyncio.gather(*(client(seed) for seed in range(24)))
 
     await assert_counts_are_exact(crowd.world.accounts)
-    await assert_the_log_gives_the_tables(crowd.world)
+    await assert_the_log_gives_the_tables(crowd.world.accounts)
     assert set(crowd.refusals) == EXPECTED, "nobody met a deletion, or a block"
     kinds = {event.WhichOneof("kind") for _, event in await crowd.world.accounts.events()}
     assert kinds >= {"tweet_liked", "tweet_unliked", "tweet_created", "tweet_deleted"}
@@ -246,7 +206,7 @@ async def test_likes_race_the_deletion_of_their_tweet(crowd: Crowd):
     ))  # fmt: skip
     assert living == (0,)
     await assert_counts_are_exact(crowd.world.accounts)
-    await assert_the_log_gives_the_tables(crowd.world)
+    await assert_the_log_gives_the_tables(crowd.world.accounts)
 
 
 async def test_replies_of_somebody_whom_many_follow_at_once_do_not_wait_for_each_other(
@@ -266,6 +226,34 @@ async def test_replies_of_somebody_whom_many_follow_at_once_do_not_wait_for_each
         await assert_counts_are_exact(world.accounts)
 
 
+async def test_deletion_waits_for_no_reply_that_also_quotes_what_it_answered(crowd: Crowd):
+    (_, root), *_ = crowd.tweets
+    middles = [
+        (who, (await crowd.world.post(who, reply_to=root)).id) for who in crowd.people for _ in "ab"
+    ]
+
+    async def meet(author: Account, middle: int) -> None:
+        # Both change the counts of the root and of the middle.
+        replies = [
+            tweet_pb2.CreateTweetRequest(content="x", reply_to=middle, quote_of=root),
+            tweet_pb2.CreateTweetRequest(content="x", reply_to=root, quote_of=middle),
+        ]
+        delete = tweet_pb2.DeleteTweetRequest(id=middle)
+        calls = [
+            crowd.trying(server.CreateTweet(reply, metadata=who.metadata))
+            for who, server, reply in zip(crowd.people, crowd.servers * 3, replies * 3, strict=True)
+        ]
+        calls.insert(
+            3, crowd.trying(crowd.servers[0].DeleteTweet(delete, metadata=author.metadata))
+        )
+        await asyncio.gather(*calls)
+
+    await asyncio.gather(*(meet(author, middle) for author, middle in middles))
+
+    await assert_counts_are_exact(crowd.world.accounts)
+    await assert_the_log_gives_the_tables(crowd.world.accounts)
+
+
 async def test_nothing_that_begins_after_a_block_was_answered_is_written(crowd: Crowd):
     star, *fans = crowd.people
     _, tweet = crowd.tweets[0]
@@ -273,20 +261,21 @@ async def test_nothing_that_begins_after_a_block_was_answered_is_written(crowd: 
     late: list[int] = []
 
     async def insist(fan: Account) -> None:
-        """Replies and likes until it is refused."""
-        reply = tweet_pb2.CreateTweetRequest(content="x", reply_to=tweet)
-        like, unlike = tweet_pb2.CreateLikeRequest(id=tweet), tweet_pb2.DeleteLikeRequest(id=tweet)
-        for server in itertools.cycle(crowd.servers):
+        """Likes and replies until it is refused."""
+        metadata = fan.metadata
+        for number, server in enumerate(itertools.cycle(crowd.servers)):
             began_late = fan.id in answered
-            written = await crowd.trying(server.CreateLike(like, metadata=fan.metadata))
-            written = written and await crowd.trying(
-                server.CreateTweet(reply, metadata=fan.metadata)
-            )
+            if number % 3:
+                reply = tweet_pb2.CreateTweetRequest(content="x", reply_to=tweet)
+                written = await crowd.trying(server.CreateTweet(reply, metadata=metadata))
+            else:
+                like = tweet_pb2.CreateLikeRequest(id=tweet)
+                written = await crowd.trying(server.CreateLike(like, metadata=metadata))
             if written is None:
                 return
             if began_late:
                 late.append(fan.id)
-            await server.DeleteLike(unlike, metadata=fan.metadata)
+            assert len(late) < len(fans), "the block refuses nothing"
 
     async def block(fan: Account) -> None:
         await crowd.world.block(star, fan)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import grpc
 import pytest
 import pytest_asyncio
-from chirp.v1 import timeline_pb2, tweet_pb2, tweet_pb2_grpc
+from chirp.v1 import timeline_pb2, timeline_pb2_grpc, tweet_pb2, tweet_pb2_grpc
 
 from mesh.settings import Settings
-from servers import tweet_record_service, tweet_server
+from servers import timeline_server, tweet_record_service, tweet_server
 from storage.timelines import Keys
 from tests.integration.accounts import Account
 from tests.integration.conftest import serving_process
@@ -215,17 +215,43 @@ async def test_call_sent_again_shows_what_the_first_one_did_not_get_to_show(worl
 
         for server in (dying, world):
             await server.like(viewer, tweet)
+        await scene_.assert_marked(liked={tweet}, retweeted=set())
+        for server in (dying, world):
             await server.retweet(viewer, tweet)
+        await scene_.assert_marked(liked={tweet}, retweeted={tweet})
+        for server in (dying, world):
             await server.retweet(viewer, unseen)
-        await scene_.assert_marked(liked={tweet}, retweeted={tweet, unseen})
         home = await world.home(viewer)
         assert home == await world.oracle(viewer)
         assert (len(home), home[1:]) == (len(before) + 1, before)
 
         for server in (dying, world):
             await server.like(viewer, tweet, undo=True)
+        await scene_.assert_marked(liked=set(), retweeted={tweet, unseen})
+        for server in (dying, world):
             await server.retweet(viewer, tweet, undo=True)
         await scene_.assert_marked(liked=set(), retweeted={unseen})
+
+
+async def test_mark_that_another_timeline_server_saw_first_shows_on_all(world: World):
+    scene_ = await scene(world)
+    tweet = scene_.tweets[-1]
+    elsewhere = world.settings.model_copy(update={"listen": "127.0.0.1:0"})
+    async with (
+        serving_process(elsewhere, timeline_server.open_process) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        timelines = timeline_pb2_grpc.TimelineServiceStub(channel)
+        other = replace(scene_, world=replace(world, timelines=timelines))
+        for seen_first, seen_then in ((scene_, other), (other, scene_)):
+            for undo in (False, True):
+                await scene_.assert_marked(liked={tweet} if undo else set(), retweeted=set())
+                await other.assert_marked(liked={tweet} if undo else set(), retweeted=set())
+
+                await world.like(scene_.viewer, tweet, undo=undo)
+
+                await seen_first.assert_marked(liked=set() if undo else {tweet}, retweeted=set())
+                await seen_then.assert_marked(liked=set() if undo else {tweet}, retweeted=set())
 
 
 async def test_marks_beyond_those_kept_are_asked_for(world: World, monkeypatch: pytest.MonkeyPatch):
