@@ -52,6 +52,11 @@ class ViewerMarks:
         self._marks = 0
         self._known: OrderedDict[UserId, _Known] = OrderedDict()
 
+    @property
+    def size(self) -> str:
+        """How much is kept, and the bound."""
+        return f"{self._marks} of at most {self._max * MARKS_EACH} marks"
+
     async def of(self, user: UserId, ids: Collection[int], token: bytes | None) -> Marks:
         """Returns a viewer's marks on these tweets; `token` came with the read of the timeline,
         None where it did not. Raises AioRpcError where tweet_server is needed and away."""

@@ -1,7 +1,5 @@
 """What a viewer liked and retweeted shows at once, wherever a tweet is answered."""
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
 
@@ -12,7 +10,8 @@ from chirp.v1 import timeline_pb2, timeline_pb2_grpc, tweet_pb2, tweet_pb2_grpc
 
 from mesh.settings import Settings
 from servers import timeline_server, tweet_record_service, tweet_server
-from storage.timelines import Keys
+from servers.viewer_marks import ViewerMarks
+from storage.timelines import Keys, TimelineStore
 from tests.integration.accounts import Account
 from tests.integration.conftest import serving_process
 from tests.valkeys import OwnValkey, own_valkey
@@ -20,7 +19,6 @@ from tests.world import World, open_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PROMISED_S = 2.0
 Marks = dict[int, tuple[bool, bool]]
 
 
@@ -267,40 +265,26 @@ async def test_marks_beyond_those_kept_are_asked_for(world: World, monkeypatch: 
         await scene_.assert_marked(liked=liked, retweeted=retweeted)
 
 
-async def test_counts_on_timelines_are_two_seconds_old_at_most(world: World):
-    scene_ = await scene(world)
-    tweet, (fan, other) = scene_.tweets[4], await world.accounts.insert(2)
-
-    async def seen() -> set[tuple[int, ...]]:
-        """The counts of the tweet on the home and user timelines, also inside another one."""
-        home = await world.home_page(scene_.viewer, limit=100)
-        of_author = await world.timelines.GetUserTimeline(
-            timeline_pb2.GetUserTimelineRequest(id=scene_.author.id, limit=100)
+async def test_kept_marks_are_bounded_by_their_number_and_by_viewers(world: World):
+    author, *viewers = await world.accounts.insert(4)
+    tweets = [(await world.post(author)).id for _ in range(8)]
+    bounded = world.settings.model_copy(update={"viewer_cache_max": 2})
+    async with grpc.aio.insecure_channel(world.settings.tweet_target) as channel:
+        marks = ViewerMarks(
+            tweet_pb2_grpc.TweetRecordServiceStub(channel),
+            world.accounts.service_metadata,
+            TimelineStore(world.cache, bounded),
+            bounded,
         )
-        own = await world.home_page(fan, limit=100)
-        shown = [t for page in (home, of_author, own) for t in page.tweets]
-        shown += [t.quoted_tweet for t in shown if t.HasField("quoted_tweet")]
-        shown += [t.retweeted_tweet for t in shown if t.HasField("retweeted_tweet")]
-        return {
-            (t.like_count, t.retweet_count, t.reply_count, t.quote_count)
-            for t in shown
-            if t.id == tweet
-        }
+        for number, viewer in enumerate(viewers):
+            for tweet in tweets[number:]:
+                await world.like(viewer, tweet)
+            for _ in range(2):
+                assert (await marks.of(viewer.id, tweets, None)).liked == {*tweets[number:]}
+            assert marks.size == f"{(8, 15, 13)[number]} of at most 40 marks"
+        many = [*tweets, *[(await world.post(author)).id for _ in range(33)]]
+        for tweet in many:
+            await world.like(viewers[0], tweet)
 
-    quote = await world.post(fan, quote_of=tweet)
-    reply = await world.post(other, reply_to=tweet)
-    for change, expected in (
-        (world.like(fan, tweet), (1, 0, 2, 1)),
-        (world.retweet(other, tweet), (1, 1, 2, 1)),
-        (world.like(fan, tweet, undo=True), (0, 1, 2, 1)),
-        (world.delete(other, reply.id), (0, 1, 1, 1)),
-        (world.delete(fan, quote.id), (0, 1, 1, 0)),
-        (world.retweet(other, tweet, undo=True), (0, 0, 1, 0)),
-    ):
-        # Nothing is relayed: the servers' own polling of what changed is what keeps the promise.
-        await seen()
-        await change
-        deadline = time.monotonic() + PROMISED_S
-        while (counts := await seen()) != {expected}:
-            assert time.monotonic() < deadline, f"{counts}, not {expected}"
-            await asyncio.sleep(0.02)
+        assert (await marks.of(viewers[0].id, many, None)).liked == {*many}
+        assert marks.size == "0 of at most 40 marks"
