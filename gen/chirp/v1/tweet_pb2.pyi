@@ -77,8 +77,8 @@ class Tweet(_message.Message):
     retweeted: _builtins.bool
     """Output only. Whether the caller retweeted it; absent as above."""
     gone: _builtins.bool
-    """Output only. True in a thread for a tweet that was deleted, of which only its ids are left;
-    absent everywhere else.
+    """Output only. In a thread: true where the tweet was deleted, and only its ids are left; else
+    absent.
     """
     @_builtins.property
     def media_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -179,7 +179,7 @@ class CreateTweetRequest(_message.Message):
     """Optional. 1 to 64 characters chosen by the client: sent again, it makes no second tweet."""
     @_builtins.property
     def media_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. At most 4 http or https URLs of at most 2,048 characters each."""
+        """Optional. At most 4 http or https URLs of at most 2,048 bytes each."""
 
     def __init__(
         self,
@@ -673,8 +673,9 @@ class GetThreadResponse(_message.Message):
     """Output only. Whether there is a next page of replies."""
     @_builtins.property
     def ancestors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tweet]:
-        """Output only. What the tweet answers, and what that answers, the root first; at most the 5,000
-        nearest.
+        """Output only. What the tweet answers, and what that answers, the root first. At most the 2,000
+        nearest, and fewer where they do not fit into a message of 4 MB: the first one's `reply_to`,
+        which is 0 on a root, tells. What is above stands in that one's own thread.
         """
 
     @_builtins.property
