@@ -12,7 +12,7 @@ from domain import fanout, timeline
 from domain.ids import UserId
 from domain.tier import Tier
 from domain.timeline import Entry, Page, Viewer, Window
-from eventlog.contract import Record
+from eventlog.contract import Outgoing, Record
 from eventlog.runner import Runner
 from mesh.settings import Settings
 from servers import timeline_service
@@ -42,7 +42,11 @@ def _lua(old: str, new: str) -> Plant:
 
 def no_tombstone(patch: pytest.MonkeyPatch) -> None:
     """What hydrating finds deleted is shown: a deletion that overtakes its creation is lost."""
-    patch.setattr(timeline_service, "_gone", lambda ids, records: set[int]())
+
+    def never(ids: Sequence[int], records: object) -> set[int]:
+        return set()
+
+    patch.setattr(timeline_service, "_gone", never)
 
 
 def retweet_outlives_its_original(patch: pytest.MonkeyPatch) -> None:
@@ -84,18 +88,11 @@ def sent_before_appended(patch: pytest.MonkeyPatch) -> None:
         log, fence = private._event_log, private._fence
         await mark(connection, [row.id for row in rows], fence=fence, tail=log.tail)
         await outbox.mark_sent(connection, [], fence=fence, tail=log.tail)  # where crashes happen
-        records = [timelines_outgoing(row) for row in rows]
+        records = [Outgoing(row.partition_key, row.payload) for row in rows]
         await log.append(records, fence=fence)
         return len(rows)
 
     patch.setattr(Relay, "step", step)
-
-
-def timelines_outgoing(row: Unsent) -> Any:
-    """Returns a row as a record to append."""
-    from eventlog.contract import Outgoing
-
-    return Outgoing(row.partition_key, row.payload)
 
 
 def committed_before_handled(patch: pytest.MonkeyPatch) -> None:
@@ -112,10 +109,10 @@ def committed_before_handled(patch: pytest.MonkeyPatch) -> None:
 
 def no_look_ahead(patch: pytest.MonkeyPatch) -> None:
     """Repeats are looked for on the page only, not below its end."""
-    repeats = timeline._repeats_below
+    repeats = vars(timeline)["_repeats_below"]
 
     def near_sighted(seen: Sequence[Entry], position: int, distance: int) -> bool:
-        return repeats(seen[: position // 3 * 3 + 3], position, distance)
+        return bool(repeats(seen[: position // 3 * 3 + 3], position, distance))
 
     patch.setattr(timeline, "_repeats_below", near_sighted)
 
@@ -189,8 +186,11 @@ def follows_leave_the_timeline(patch: pytest.MonkeyPatch) -> None:
     async def keep(self: TimelineStore, viewer: UserId) -> None:
         pass
 
+    def ignore(self: Viewers, purge: purges.Purge) -> None:
+        pass
+
     patch.setattr(TimelineStore, "drop", keep)
-    patch.setattr(Viewers, "on_purge", lambda self, purge: None)
+    patch.setattr(Viewers, "on_purge", ignore)
     _lua(
         "call('DEL', timeline .. argument, 'viewer:' .. tag .. ':' .. argument)",
         "call('DEL', timeline .. argument)",

@@ -19,7 +19,7 @@ from workers.fanout_worker import FanoutWorker
 
 RELAY_CRASHES = ("appended, not marked", "marked")
 FANOUT_CRASHES = ("caches told, nothing pushed", "one shard pushed", "all pushed, not committed")
-REBUILD_HOLDS = ("rebuild begun", "snapshot read")
+REBUILD_HOLDS = ("relations read", "rebuild begun", "snapshot read")
 COMMIT_HOLD = "outbox row taken, not committed"
 LOSABLE = ("drop", "push_own", "remove_own", "drop_marks", "drop_pulled_token")
 DELAY_MS = 3_600_000
@@ -95,7 +95,10 @@ def installed() -> Generator[Points]:
         _around(patch, FanoutWorker, "_set_aside", points, None, FANOUT_CRASHES[0])
         _around(patch, FollowerStore, "apply", points, None, FANOUT_CRASHES[1])
         _around(patch, FanoutWorker, "handle", points, None, FANOUT_CRASHES[2])
-        _around(patch, TimelineStore, "begin_rebuild", points, None, "rebuild begun", _viewer)
+        _around(
+            patch, TimelineStore, "begin_rebuild", points, "relations read", "rebuild begun",
+            _viewer,
+        )  # fmt: skip
         _around(patch, TimelineStore, "commit_rebuild", points, "snapshot read", None, _viewer)
         _around(
             patch, outbox, "insert", points, None, COMMIT_HOLD,

@@ -6,7 +6,8 @@ import pytest
 from mesh.settings import Settings
 from tests.property import timeline_machine
 
-HISTORIES = 67
+HISTORIES = 67  # for each length and distance
+EXPLAINED = 12
 
 
 @pytest.mark.timeout(300)
@@ -17,3 +18,10 @@ def test_after_any_history_home_timelines_equal_the_oracle(
     small = timeline_machine.small(settings_sync, length=length, distance=distance)
     with timeline_machine.playing(small) as machine:
         timeline_machine.play(machine, histories=HISTORIES)
+
+
+@pytest.mark.timeout(300)
+def test_after_any_history_what_is_explained_is_so(settings_sync: Settings):
+    small = timeline_machine.small(settings_sync, length=7, distance=3)
+    with timeline_machine.playing(small):
+        timeline_machine.play(timeline_machine.ExplainedMachine, histories=EXPLAINED)

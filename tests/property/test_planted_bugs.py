@@ -13,9 +13,7 @@ HISTORIES = 200  # as many as are played without a bug
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", BUGS)
-def test_planted_bug_is_found(
-    settings_sync: Settings, monkeypatch: pytest.MonkeyPatch, name: str
-):
+def test_planted_bug_is_found(settings_sync: Settings, monkeypatch: pytest.MonkeyPatch, name: str):
     bug = BUGS[name]
     bug.plant(monkeypatch)
     small = timeline_machine.small(settings_sync, length=bug.length, distance=bug.distance)

@@ -23,12 +23,18 @@ from tests.world import World, open_world
 
 STEPS = 60
 PARTITIONS = 4
-STEP_TIMEOUT_S = 15.0
+STEP_TIMEOUT_S = 60.0
 
 people = st.integers(0, PEOPLE - 1)
 which = st.integers(0, 1_000)
+LAST = -1
 ENGAGEMENTS = ("reply", "quote", "retweet", "retweet", "undo retweet", "like", "unlike", "delete")
 RELATIONS = ("follow", "follow", "follow", "unfollow", "block", "unblock", "mute", "unmute")
+OPPOSITES = {
+    "follow": "unfollow", "unfollow": "follow", "block": "unblock", "unblock": "block",
+    "mute": "unmute", "unmute": "mute",
+}  # fmt: skip
+relations = st.sampled_from(RELATIONS)
 
 
 def small(settings: Settings, *, length: int, distance: int) -> Settings:
@@ -55,6 +61,8 @@ class TimelineMachine(RuleBasedStateMachine):
     world: ClassVar[World]
     points: ClassVar[Points]
     runner: ClassVar[asyncio.Runner]
+    explained: ClassVar[bool] = False
+    """Whether every tweet is explained to everybody at the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +109,7 @@ class TimelineMachine(RuleBasedStateMachine):
         for person in people:
             self.run(self.story.engage("retweet", person, which))
 
-    @rule(kind=st.sampled_from(RELATIONS), person=people, other=people)
+    @rule(kind=relations, person=people, other=people)
     def relate(self, kind: str, person: int, other: int) -> None:
         self.run(self.story.relate(kind, person, other))
 
@@ -120,6 +128,53 @@ class TimelineMachine(RuleBasedStateMachine):
     @rule(crash_at=st.sampled_from((None, None, None, *FANOUT_CRASHES)))
     def fan_out(self, crash_at: str | None) -> None:
         self.run(self.story.fan_out(crash_at))
+
+    @rule(person=people, point=st.sampled_from(REBUILD_HOLDS), kind=relations, other=people)
+    def turn_back_beside_a_slow_read(self, person: int, point: str, kind: str, other: int) -> None:
+        self.run(self.story.relate(OPPOSITES[kind], person, other))
+        self.run(self.story.post(other))
+        self.run(self.story.begin_slow_read(person, point))
+        self.run(self.story.relate(kind, person, other))
+        self.run(self.story.drain_and_check(person))
+
+    @rule(author=people, retweeter=people, kind=relations, person=people)
+    def turn_from_who_is_retweeted(
+        self, author: int, retweeter: int, kind: str, person: int
+    ) -> None:
+        self.run(self.story.post(author))
+        self.run(self.story.engage("retweet", retweeter, LAST))
+        self.run(self.story.relate("follow", person, retweeter))
+        self.run(self.story.relate(kind, author, person))
+        self.run(self.story.drain_and_check(person))
+
+    @rule(
+        kind=st.sampled_from(("follow", "follow", "unfollow")),
+        author=people,
+        follower=people,
+        person=people,
+    )
+    def cross_a_line_before_fan_out(
+        self, kind: str, author: int, follower: int, person: int
+    ) -> None:
+        self.run(self.story.drain_and_check(person))
+        self.run(self.story.post(author))
+        self.run(self.story.relate(kind, follower, author))
+        self.run(self.story.drain_and_check(person))
+
+    @rule(
+        author=people,
+        in_relay=st.sampled_from((None, *RELAY_CRASHES)),
+        in_fan_out=st.sampled_from(FANOUT_CRASHES),
+        person=people,
+    )
+    def post_into_a_crash(
+        self, author: int, in_relay: str | None, in_fan_out: str, person: int
+    ) -> None:
+        self.run(self.story.drain_and_check(person))
+        self.run(self.story.post(author))
+        self.run(self.story.relay(in_relay))
+        self.run(self.story.fan_out(in_fan_out))
+        self.run(self.story.drain_and_check(person))
 
     @rule(person=people)
     def drain(self, person: int) -> None:
@@ -181,8 +236,16 @@ class TimelineMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not self.broken:
             self.run(self.story.end())
+            if self.explained:
+                self.run(self.story.explain_all())
         else:
             self.runner.run(self.story.abandon())
+
+
+class ExplainedMachine(TimelineMachine):
+    """The same, with every tweet explained to everybody at the end."""
+
+    explained = True
 
 
 @contextmanager

@@ -29,6 +29,14 @@ SLOW_READS_MAX = 2  # of the places that timeline_server has for rebuilds
 WAIT_S = 20.0
 
 
+_NOT_VISIBLE = (
+    timeline_pb2.EXPLAIN_REASON_NOT_FOLLOWED,
+    timeline_pb2.EXPLAIN_REASON_BLOCKED,
+    timeline_pb2.EXPLAIN_REASON_MUTED,
+    timeline_pb2.EXPLAIN_REASON_REPLY_TO_NOT_FOLLOWED,
+)
+
+
 @dataclass(frozen=True)
 class Held:
     """A call that waits at a gate."""
@@ -241,6 +249,36 @@ class Story:
             expected = await self.world.oracle(bookmark.viewer)
             rest = await self.world.home(bookmark.viewer, limit=100, cursor=bookmark.cursor)
             assert rest == [i for i in expected if i < bookmark.last], "a saved cursor"
+
+    async def explain_all(self) -> None:
+        """What is explained is so, for every person and every tweet that there ever was."""
+        ids = ",".join(str(person.id) for person in self.people)
+        tweets = await self.world.accounts.rows(
+            "SELECT t.id, t.deleted_at IS NOT NULL, o.deleted_at IS NOT NULL"
+            " FROM tweets AS t LEFT JOIN tweets AS o ON o.id = t.retweet_of"
+            f" WHERE t.author_id IN ({ids})"
+        )
+        for viewer in self.people:
+            shown = set(await self.world.oracle(viewer))
+            async with self.world.pool.connection() as connection:
+                visible = await fetch_visible(connection, viewer.id)
+            for tweet, deleted, original_deleted in tweets:
+                answer = await self.world.timelines.ExplainHomeTimeline(
+                    timeline_pb2.ExplainHomeTimelineRequest(tweet_id=tweet),
+                    metadata=viewer.metadata,
+                )
+                assert answer.shown == (tweet in shown), answer
+                assert bool(answer.way) == answer.shown, answer
+                assert answer.sentence
+                if deleted:
+                    assert answer.reason == timeline_pb2.EXPLAIN_REASON_DELETED
+                elif original_deleted:
+                    assert answer.reason == timeline_pb2.EXPLAIN_REASON_ORIGINAL_DELETED
+                elif tweet in visible and tweet not in shown:
+                    assert answer.reason == timeline_pb2.EXPLAIN_REASON_REPEATED
+                    assert answer.older_entry_id in visible
+                elif tweet not in visible:
+                    assert answer.reason in _NOT_VISIBLE, answer
 
     async def _changing(self, call: Awaitable[T]) -> T | None:
         """Awaits a change; None where a block, or a deletion, forbids it."""
