@@ -151,9 +151,10 @@ class HomeSkeleton:
                         raise ConnectionError(f"Valkey refused a read: {reply}")
                 home, tokens, *recents = replies[len(lease) :]
                 if tokens[:2] == [known.viewer_token, known.pulled_token]:
-                    window = await self._merged(user, known, home, recents)
-                    if due:
+                    found = decode(home)
+                    if due and found is not None:
                         await self._keep(user)
+                    window = await self._merged(user, known, found, recents)
                     return Read(known.viewer, window, tokens[2])
             known = await self._viewers.load(user)
         raise ConnectionError("a viewer's relations change faster than they are read")
@@ -174,7 +175,7 @@ class HomeSkeleton:
         return self._kept.get(user, 0.0) < asyncio.get_running_loop().time()
 
     async def _keep(self, user: UserId) -> None:
-        """Lengthens the life of a timeline that was read. Not in the read itself: the mark of a
+        """Lengthens the life of a timeline that was found. Not in the read itself: the mark of a
         rebuild whose process died would live as long, and nobody else could rebuild."""
         self._kept[user] = asyncio.get_running_loop().time() + LEASE_RENEW_S
         while len(self._kept) > self._kept_max:
@@ -182,9 +183,8 @@ class HomeSkeleton:
         await self._hot.call([self._timelines.keep_command(user)])
 
     async def _merged(
-        self, user: UserId, known: Known, elements: list[bytes], recents: list[list[bytes]]
+        self, user: UserId, known: Known, home: Window | None, recents: list[list[bytes]]
     ) -> Window:
-        home = decode(elements)
         if home is None:
             home = await self._rebuilt(WindowKind.TIMELINE, user, known)
         windows = [home]

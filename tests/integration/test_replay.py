@@ -54,7 +54,7 @@ async def test_replay_of_tweets_replies_and_deletions_leaves_every_list_as_it_wa
     await insert_follows(world, people, people)
     async with world.pool.connection() as connection:
         # Over the line from the start: one of them is pulled.
-        await connection.execute("UPDATE users SET tier = 2 WHERE id = %s", (star.id,))
+        await connection.execute("UPDATE users SET tier = 3 WHERE id = %s", (star.id,))
     for person in people:
         await world.home(person)
     posted: list[tuple[Account, int]] = []
