@@ -81,8 +81,8 @@ class Settings(BaseSettings):
     """Pulled authors whose recent tweets are merged when a follower reads. The timeline of a viewer
     who follows more of them comes from PostgreSQL, which is then quicker, and as exact."""
     fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 800
-    """What one call to Valkey may cost, counted in deliveries to the head of a timeline, which holds
-    it for about 1.5 ms. Late, repeated and deleted entries and long follower lists cost more."""
+    """What one call to Valkey may cost, counted in deliveries to the head of a timeline: about 1.5
+    ms. Late, repeated and deleted entries and long follower lists count as more of them."""
 
     # Events
     eventlog_partitions: Annotated[int, Field(ge=1, le=1024)] = 16

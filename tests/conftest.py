@@ -71,6 +71,13 @@ async def settings(backing: Settings) -> AsyncGenerator[Settings]:
         yield fresh
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def settings_shared(backing: Settings) -> AsyncGenerator[Settings]:
+    """The same for a module whose tests share one world, each with people of its own."""
+    async with _fresh(backing) as fresh:
+        yield fresh
+
+
 @pytest.fixture
 def settings_sync(backing: Settings) -> Iterator[Settings]:
     """The same for a test that runs an event loop of its own."""
