@@ -19,7 +19,7 @@ from tests.world import World, open_world
 LENGTH, DISTANCE = 7, 3
 INFLUENCER, CELEBRITY = 4, 6  # followers; down below 2 and below 3
 PUSH, PULL, PUSH_ACTIVE = 1, 2, 3
-LIMITS = (1, 3, 20)
+LIMITS = (2, 20)
 
 
 @asynccontextmanager
