@@ -151,6 +151,11 @@ async def held_ids(
     return None if window is None else [entry[0] for entry in window.entries]
 
 
+async def ids_of(world: World, viewer: Account, **asked: Any) -> list[int]:
+    """The tweets on one page."""
+    return [tweet.id for tweet in (await world.home_page(viewer, **asked)).tweets]
+
+
 async def ways_of(world: World, author: Account) -> list[int]:
     """The ways stamped on an author's tweets, in the order of posting."""
     rows = await world.accounts.rows(

@@ -1,7 +1,6 @@
 """Edge cases 14 to 16: cursors live for ever, ids need all their bits, and "newer than"."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -21,6 +20,7 @@ from tests.edges import (
     count_newer,
     crowd,
     held_ids,
+    ids_of,
     insert_tweets,
     open_near_edges,
     post_each,
@@ -36,10 +36,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def world(settings_shared: Settings) -> AsyncGenerator[World]:
     async with open_near_edges(settings_shared) as opened:
         yield opened
-
-
-async def ids_of(world: World, viewer: Account, **asked: Any) -> list[int]:
-    return [tweet.id for tweet in (await world.home_page(viewer, **asked)).tweets]
 
 
 async def cursors_of(world: World, viewer: Account) -> dict[int, str]:

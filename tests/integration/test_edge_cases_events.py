@@ -18,6 +18,7 @@ from tests.edges import (
     elements,
     held_ids,
     hold,
+    ids_of,
     keys,
     open_near_edges,
     post_each,
@@ -45,10 +46,6 @@ async def work(world: World) -> None:
     """Fans out until the worker is killed."""
     while True:
         await world.fanout.step(20)
-
-
-async def ids_of(world: World, viewer: Account, **asked: Any) -> list[int]:
-    return [tweet.id for tweet in (await world.home_page(viewer, **asked)).tweets]
 
 
 async def test_edge_case_05_late_event_is_put_in_its_place_and_not_at_the_head(world: World):
@@ -117,6 +114,7 @@ async def test_edge_case_06_batch_that_was_pushed_and_not_acknowledged_comes_aga
     async def dies(*_: object) -> None:
         raise Killed
 
+    windows: list[list[bytes]] = []
     with monkeypatch.context() as patched:
         patched.setattr(Runner, "_commit", dies)
         for _ in range(3):
