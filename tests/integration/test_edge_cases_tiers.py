@@ -81,6 +81,8 @@ async def test_edge_case_01_tier_crossing_downward_keeps_what_was_posted_while_p
     assert await ways_of(world, star) == [PULL] * 3 + [PUSH] * 2
     (home,) = await assert_right(world, reader)
     assert home == [*reversed(pushed), *reversed(pulled)]
+    await world.cache.flushall()  # whom to pull is asked anew
+    await assert_right(world, reader)
     # The star has fallen silent; its tweets leave every window and are still pulled from below.
     await post_each(world, [other], 2 * LENGTH)
     await world.drain()

@@ -46,6 +46,9 @@ class Snapshots:
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
+    async def until_reached(self) -> None:
+        await asyncio.wait_for(self.reached.wait(), 10)
+
 
 def stop_rebuilds(monkeypatch: pytest.MonkeyPatch, viewer: Account) -> Snapshots:
     snapshots = Snapshots(viewer.id)
@@ -56,7 +59,7 @@ def stop_rebuilds(monkeypatch: pytest.MonkeyPatch, viewer: Account) -> Snapshots
         if viewer.id == snapshots.viewer and not rest["pulled"]:
             snapshots.read += 1
             snapshots.reached.set()
-            await snapshots.go_on.wait()
+            await asyncio.wait_for(snapshots.go_on.wait(), 10)
         return window
 
     monkeypatch.setattr(candidates, "fetch_home", stopping)
@@ -88,7 +91,7 @@ async def test_edge_case_04_rebuild_loses_nothing_that_is_pushed_after_its_snaps
     await world.drain()
     snapshots = stop_rebuilds(monkeypatch, reader)
     reading = asyncio.create_task(world.home(reader))
-    await snapshots.reached.wait()
+    await snapshots.until_reached()
 
     meanwhile = await post_each(world, [author], pushed)
     await world.drain()
@@ -111,7 +114,7 @@ async def test_edge_case_04_rebuild_does_not_bring_back_what_was_deleted_after_i
     await world.drain()
     snapshots = stop_rebuilds(monkeypatch, reader)
     reading = asyncio.create_task(world.home(reader))
-    await snapshots.reached.wait()
+    await snapshots.until_reached()
 
     await world.delete(author, tweets[1])
     await world.drain()
@@ -131,7 +134,7 @@ async def test_edge_case_04_rebuild_for_relations_that_changed_is_thrown_away(
     await world.drain()
     snapshots = stop_rebuilds(monkeypatch, reader)
     reading = asyncio.create_task(world.home(reader))
-    await snapshots.reached.wait()
+    await snapshots.until_reached()
 
     await world.follow(reader, other)
     snapshots.go_on.set()
@@ -199,7 +202,7 @@ async def test_edge_case_12_cold_timeline_is_rebuilt_once_for_all_who_read(
     snapshots = stop_rebuilds(monkeypatch, reader)
 
     readers = [asyncio.create_task(world.home(reader)) for _ in range(30)]
-    await snapshots.reached.wait()
+    await snapshots.until_reached()
     # All of them are there: a later one waits for what runs.
     late = asyncio.create_task(world.home(reader))
     for _ in range(20):
