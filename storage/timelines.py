@@ -227,11 +227,16 @@ async def call_function(valkey: Valkey, name: str, keys: list[str], arguments: l
         return await cast(Any, valkey.fcall(name, len(keys), *keys, *arguments))
 
 
-async def load_functions(valkey: Valkey) -> None:
-    """Loads timelines.lua and followers.lua, one library, replacing an older release's."""
+def library_source() -> str:
+    """Returns timelines.lua and, in the same library, followers.lua."""
     folder = files("storage").joinpath("functions")
     parts = [folder.joinpath(name).read_text() for name in ("timelines.lua", "followers.lua")]
-    library = "\n".join(parts)
+    return "\n".join(parts)
+
+
+async def load_functions(valkey: Valkey) -> None:
+    """Loads the library, replacing an older release's."""
+    library = library_source()
     await cast(Any, valkey.function_load(library, replace=True))
 
 

@@ -72,8 +72,8 @@ async def settings(backing: Settings) -> AsyncGenerator[Settings]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def settings_shared(backing: Settings) -> AsyncGenerator[Settings]:
-    """The same for a module whose tests share one world, each with people of its own."""
+async def module_settings(backing: Settings) -> AsyncGenerator[Settings]:
+    """The same for all tests of a module, which share one world and use accounts of their own."""
     async with _fresh(backing) as fresh:
         yield fresh
 

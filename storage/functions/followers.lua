@@ -91,7 +91,7 @@ local function fanout(keys, argv)
   end
 
   -- Comparing a whole follower list cannot be parted: it waits for a call that it has for itself.
-  local function change_follow(op, author, follower)
+  local function change_follow(op, author, argument)
     local key = followers_of .. author
     local compared = call('LLEN', key)
     if op == 'follow' then compared = math.min(compared, REPLAYED) end
@@ -99,11 +99,11 @@ local function fanout(keys, argv)
     if cost > budget and budget < whole then return '' end
     budget = budget - cost
     if op == 'unfollow' then
-      call('LREM', key, 0, follower)
-    elseif compared > 0 and not call('LPOS', key, follower, 'RANK', -1, 'MAXLEN', REPLAYED) then
-      call('RPUSH', key, follower)
+      call('LREM', key, 0, argument)
+    elseif compared > 0 and not call('LPOS', key, argument, 'RANK', -1, 'MAXLEN', REPLAYED) then
+      call('RPUSH', key, argument)
     end
-    call('DEL', timeline .. follower, 'viewer:' .. tag .. ':' .. follower)
+    call('DEL', timeline .. argument, 'viewer:' .. tag .. ':' .. argument)
     return 'done'
   end
 

@@ -41,11 +41,11 @@ local function trim(key, n, length)
   end
 end
 
--- Inserts an entry that is older than the head: late, repeated, or into a window being rebuilt. Looks
--- for its place in steps that double from the head, where late entries mostly belong, then halve.
--- Returns as `push` does.
+-- Inserts an entry that is not newer than the head: late, repeated, or into a window being rebuilt.
+-- Looks for its place in steps that double from the head, where late entries mostly belong, then
+-- halve. Returns as `push` does.
 local function insert_late(key, entry, hi, lo, length, building)
-  local newer, older, pivot, step, probes = 0, call('LLEN', key), nil, 1, 0
+  local newer, older, pivot, step, probes = -1, call('LLEN', key), nil, 1, 0
   while older - newer > 1 do
     local middle = math.min(newer + step, math.floor((newer + older) / 2))
     local element = call('LINDEX', key, middle)
@@ -81,7 +81,6 @@ local function push(key, entry, hi, lo, length)
     trim(key, call('LPUSH', key, entry), length)
     return 1, 1
   end
-  if hhi == hi and hlo == lo then return 0, 1 end
   return insert_late(key, entry, hi, lo, length, hhi == MARK)
 end
 

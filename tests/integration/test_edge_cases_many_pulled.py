@@ -34,8 +34,8 @@ MERGE_MAX = 3
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(settings_shared: Settings) -> AsyncGenerator[World]:
-    async with open_near_edges(settings_shared, pulled_merge_max=MERGE_MAX) as opened:
+async def world(module_settings: Settings) -> AsyncGenerator[World]:
+    async with open_near_edges(module_settings, pulled_merge_max=MERGE_MAX) as opened:
         yield opened
 
 
@@ -131,14 +131,14 @@ async def test_edge_case_19_cursors_hold_on_both_sides_of_the_bound(world: World
 
 
 async def test_edge_case_19_query_reads_about_what_it_answers_however_many_are_followed(
-    settings_shared: Settings, world: World
+    module_settings: Settings, world: World
 ):
     reader, *authors = await world.accounts.insert(61)
     base = 1_000_000 * reader.id
     for number, author in enumerate(authors):
         await insert_tweets(world, author, range(base + number, base + 60 * 50, 60))
     viewer = Viewer(reader.id, frozenset(author.id for author in authors))
-    async with database.open_pool(settings_shared, size_max=1) as pool:
+    async with database.open_pool(module_settings, size_max=1) as pool:
 
         async def fetched() -> int:
             async with pool.connection() as connection:

@@ -39,8 +39,8 @@ RECENT = WindowKind.RECENT
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(settings_shared: Settings) -> AsyncGenerator[World]:
-    async with open_near_edges(settings_shared) as opened:
+async def world(module_settings: Settings) -> AsyncGenerator[World]:
+    async with open_near_edges(module_settings) as opened:
         yield opened
 
 

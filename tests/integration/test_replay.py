@@ -12,7 +12,12 @@ from tests.world import World, open_world
 
 @pytest_asyncio.fixture
 async def world(settings: Settings) -> AsyncGenerator[World]:
-    changed = {"influencer_followers": 4, "fanout_chunk_deliveries": 2, "consumer_batch": 7}
+    changed = {
+        "influencer_followers": 4,
+        "celebrity_followers": 4,
+        "fanout_chunk_deliveries": 2,
+        "consumer_batch": 7,
+    }
     async with open_world(settings.model_copy(update=changed)) as opened:
         yield opened
 
