@@ -77,8 +77,12 @@ class Settings(BaseSettings):
     """From so many followers on, an account's tweets are pulled by all of them."""
     tier_hysteresis: Annotated[float, Field(gt=0, le=1)] = 0.9
     """An account goes down a tier below this part of the line that it went up at."""
+    pulled_merge_max: Annotated[int, Field(ge=1, le=1_000)] = 100
+    """Pulled authors whose recent tweets are merged when a follower reads. The timeline of a viewer
+    who follows more of them comes from PostgreSQL, which is then quicker, and as exact."""
     fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 800
-    """Deliveries tried in one call to Valkey, which holds it for about 1.5 ms."""
+    """What one call to Valkey may cost, counted in deliveries to the head of a timeline: about 1.5
+    ms. Late, repeated and deleted entries and long follower lists count as more of them."""
 
     # Events
     eventlog_partitions: Annotated[int, Field(ge=1, le=1024)] = 16

@@ -216,7 +216,7 @@ class TimelineStore:
 
 
 async def call_function(valkey: Valkey, name: str, keys: list[str], arguments: list[Any]) -> Any:
-    """Calls a function of timelines.lua, loading the library where a Valkey does not have it: after
+    """Calls a function of the library, loading it where a Valkey does not have it: after
     a restart without persistence it has none."""
     try:
         return await cast(Any, valkey.fcall(name, len(keys), *keys, *arguments))
@@ -228,12 +228,14 @@ async def call_function(valkey: Valkey, name: str, keys: list[str], arguments: l
 
 
 def library_source() -> str:
-    """Returns timelines.lua."""
-    return files("storage").joinpath("functions/timelines.lua").read_text()
+    """Returns timelines.lua and, in the same library, followers.lua."""
+    folder = files("storage").joinpath("functions")
+    parts = [folder.joinpath(name).read_text() for name in ("timelines.lua", "followers.lua")]
+    return "\n".join(parts)
 
 
 async def load_functions(valkey: Valkey) -> None:
-    """Loads timelines.lua, replacing an older release's."""
+    """Loads the library, replacing an older release's."""
     library = library_source()
     await cast(Any, valkey.function_load(library, replace=True))
 
