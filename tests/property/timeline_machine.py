@@ -61,6 +61,8 @@ class TimelineMachine(RuleBasedStateMachine):
     world: ClassVar[World]
     points: ClassVar[Points]
     runner: ClassVar[asyncio.Runner]
+    found: ClassVar[AssertionError | None] = None
+    """What the last story with a bad end ended with."""
     explained: ClassVar[bool] = False
     """Whether every tweet is explained to everybody at the end."""
 
@@ -75,8 +77,10 @@ class TimelineMachine(RuleBasedStateMachine):
     def run(self, step: Coroutine[Any, Any, None]) -> None:
         try:
             self.runner.run(asyncio.wait_for(step, STEP_TIMEOUT_S))
-        except BaseException:
+        except BaseException as error:
             self.broken = True
+            if isinstance(error, AssertionError):
+                TimelineMachine.found = error
             raise
 
     @initialize(follows=st.sets(st.tuples(people, people), min_size=3, max_size=10))
@@ -254,6 +258,7 @@ def playing(settings: Settings) -> Generator[type[TimelineMachine]]:
     with points.installed() as installed, asyncio.Runner() as runner:
         opened = open_world(settings)
         TimelineMachine.runner = runner
+        TimelineMachine.found = None
         TimelineMachine.points = installed
         TimelineMachine.world = runner.run(opened.__aenter__())
         try:
