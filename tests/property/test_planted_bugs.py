@@ -1,5 +1,5 @@
-"""The histories of test_home_timeline_oracle.py find bugs: each of these, planted, within as many as
-are played without a bug."""
+"""The histories of test_home_timeline_oracle.py find bugs: each of these, planted, within as many
+as are played without a bug."""
 
 from contextlib import suppress
 
