@@ -105,6 +105,22 @@ def tier(
 
 
 @app.command()
+def explain(
+    user: Annotated[str, typer.Argument(help="A username, or the id of an account.")],
+    tweet: Annotated[int, typer.Argument(min=1, help="The id of a tweet.")],
+) -> None:
+    """Say why a tweet is, or is not, in somebody's home timeline, and by which way it came."""
+    import asyncio
+
+    from rich.console import Console
+
+    from ops import explain as module
+    from ops import stack
+
+    Console().print(asyncio.run(module.show(stack.running(), user, tweet)))
+
+
+@app.command()
 def load(
     graph: Annotated[
         Path | None,

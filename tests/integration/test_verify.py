@@ -24,7 +24,12 @@ from tests.world import World, open_world
 @pytest_asyncio.fixture
 async def world(settings: Settings) -> AsyncGenerator[World]:
     small = settings.model_copy(
-        update={"influencer_followers": 3, "timeline_length": 5, "repeat_distance": 4}
+        update={
+            "influencer_followers": 3,
+            "celebrity_followers": 3,
+            "timeline_length": 5,
+            "repeat_distance": 4,
+        }
     )
     async with open_world(small) as opened:
         yield opened
@@ -227,7 +232,7 @@ async def test_both_oracles_say_the_same_of_random_tweets(settings: Settings):
     async with database.open_pool(settings, size_max=1) as pool, pool.connection() as connection:
         for seed in range(30):
             random = Random(seed)
-            await connection.execute("TRUNCATE tweets, follows, users CASCADE")
+            await connection.execute("TRUNCATE tweets, follows, blocks, mutes, users CASCADE")
             await make_history(connection, random)
             for viewer in range(1, 6):
                 for distance in (1, 3, 40):
@@ -247,6 +252,10 @@ async def make_history(connection: database.Connection, random: Random) -> None:
         for other in people:
             if user != other and random.random() < 0.5:
                 await connection.execute("INSERT INTO follows VALUES (%s, %s, 1)", (user, other))
+            if user != other and random.random() < 0.1:
+                await connection.execute("INSERT INTO blocks VALUES (%s, %s)", (user, other))
+            if user != other and random.random() < 0.1:
+                await connection.execute("INSERT INTO mutes VALUES (%s, %s)", (user, other))
     written: list[tuple[int, int]] = []
     retweeted: set[tuple[int, int]] = set()
     for tweet_id in range(1, 61):
