@@ -178,10 +178,14 @@ def verify(
         bool,
         typer.Option("--materialise", help="Only read first pages, so that fan-out pushes there."),
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make anew what differs, and look again.")
+    ] = False,
     gateway: Annotated[str, typer.Option(help="The gateway's URL; by default the stack's.")] = "",
     direct: Annotated[bool, typer.Option("--direct", help="Ask timeline_server by gRPC.")] = False,
 ) -> None:
-    """Compare home timelines, all pages end to end, with plain SQL; exit with 1 on a difference.
+    """Compare home timelines, all pages end to end, with plain SQL; exit with 1 on a difference
+    that was not repaired.
 
     Says how many entries came which way: pushed by fan-out, pulled when read, the reader's own,
     rebuilt by an earlier read, or from past the end of the list.
@@ -199,7 +203,9 @@ def verify(
         everybody=everybody,
     )
     url = None if direct else gateway or stack.gateway_url()
-    raise typer.Exit(module.run(settings, chosen, gateway=url, materialise=materialise))
+    raise typer.Exit(
+        module.run(settings, chosen, gateway=url, materialise=materialise, repair=repair)
+    )
 
 
 deadletters = typer.Typer(

@@ -279,3 +279,36 @@ async def make_history(connection: database.Connection, random: Random) -> None:
                 random.choice((1, 2)), random.random() < 0.2,
             ),
         )  # fmt: skip
+
+
+async def test_what_differs_is_repaired_and_counted(world: World, verifying: Verifier):
+    people, _ = await story(world)
+    viewer, friend = people[0], people[1]
+    keys = Keys(world.settings.timeline_shards)
+    window = keys.window(WindowKind.TIMELINE, viewer.id)
+    cache = cast(Any, world.cache)
+    # An entry that it lacks, and a follower list by which pushes do not reach the reader.
+    await cache.lrem(window, 1, (await cache.lrange(window, 2, 2))[0])
+    await cache.lrem(f"followers:{keys.tag(viewer.id)}:{friend.id}", 0, str(viewer.id))
+    everybody = [person.id for person in people]
+
+    found = await verifying.verify(everybody, silent())
+    repaired = await verifying.verify(everybody, silent(), repair=True)
+    pushed = await world.post(friend)
+    await world.drain()
+    again = await verifying.verify(everybody, silent())
+
+    assert [difference.viewer for difference in found.differences] == [viewer.id]
+    assert found.repaired == []
+    assert repaired.differences == []
+    assert [difference.viewer for difference in repaired.repaired] == [viewer.id]
+    text = verify.summary(repaired)
+    assert f"repaired: account {viewer.id}: 10 entries in the oracle, 9 served" in text
+    assert "4 of 4 home timelines equal the oracle" in text
+    assert "repaired: 1 timelines; by all runs so far: 1" in text
+    assert again.differences == []
+    assert again.repaired_ever == 1
+    assert (await world.home(viewer))[0] == pushed.id
+    assert await world.accounts.rows(
+        "SELECT user_id, missing, extra, mended FROM timeline_repairs"
+    ) == [(viewer.id, 1, 0, True)]
