@@ -50,7 +50,7 @@ async def test_the_sample_world_is_whole(world: World):
         "SELECT t.id FROM tweets AS t JOIN users AS u ON u.id = t.author_id"
         " LEFT JOIN tweets AS p ON p.id = t.reply_to WHERE"
         " t.reply_count <> (SELECT count(*) FROM tweets AS r WHERE r.reply_to = t.id)"
-        " OR t.delivery <> CASE WHEN u.tier = 1 THEN 1 ELSE 2 END"
+        " OR t.delivery <> CASE WHEN u.tier = 1 THEN 1 ELSE 3 END"
         " OR t.replied_author_id IS DISTINCT FROM p.author_id OR p.id > t.id"
         " OR t.conversation_id <> coalesce(p.conversation_id, t.id)"
         " OR t.created_at > now() OR t.created_at < now() - interval '13 hours'"
