@@ -1,0 +1,132 @@
+"""One history: new people, a plan played at a pace, faults on the way, the verdict."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from random import Random
+
+from domain.ids import UserId
+from domain.tier import Thresholds
+from mesh.settings import Settings
+from mesh.tokens import TokenSigner
+from storage import bulk
+from tests.soak.api import Api, Person
+from tests.soak.judge import Judge, Verdict
+from tests.soak.model import Model, Register
+from tests.soak.plan import Fault, Plan, Step
+from tests.soak.player import Player
+from tests.soak.stack import SoakStack
+
+PEOPLE = 10
+STEPS_PER_S = 25.0
+UNDER_WAY_MAX = 32
+ENDS_WITHIN_S = 60.0  # after its last step
+TOKEN_LIFETIME_S = 86_400
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a history."""
+
+    plan: Plan
+    verdict: Verdict
+    findings: list[str]
+    faults: list[str] = field(default_factory=list[str])
+    seconds: float = 0.0
+    own_seen_late: int = 0
+
+
+async def run(plan: Plan, *, stack: SoakStack, api: Api, judge: Judge) -> Result:
+    """Plays a history and judges it. Faults are over when it returns."""
+    started = time.monotonic()
+    random = Random(plan.seed)
+    people, model = await _make_people(stack, random, plan)
+    player = Player(api, people, model, judge.oracle, prefix=f"soak-{plan.seed}")
+    flaws_before = len(api.flaws)
+    for _ in range(plan.first_posts):
+        await player.post(random.choice(people))
+    player.delivered_up_to = await judge.drained()
+    faults: list[str] = []
+    findings: list[str] = []
+    try:
+        async with asyncio.timeout(len(plan.steps) / STEPS_PER_S + ENDS_WITHIN_S):
+            await _play(plan, player, stack, faults)
+    except TimeoutError:
+        findings.append(f"did not end within {ENDS_WITHIN_S:.0f} s of its last step")
+    verdict = await judge.judge(people, model)
+    return Result(
+        plan=plan,
+        verdict=verdict,
+        findings=[*findings, *player.findings, *api.flaws[flaws_before:], *verdict.findings],
+        faults=faults,
+        seconds=time.monotonic() - started,
+        own_seen_late=player.own_seen_late,
+    )
+
+
+async def _play(plan: Plan, player: Player, stack: SoakStack, faults: list[str]) -> None:
+    """Begins a step every 1/STEPS_PER_S seconds, whether or not earlier ones have been answered,
+    up to UNDER_WAY_MAX; and the faults between them."""
+    places = asyncio.Semaphore(UNDER_WAY_MAX)
+    begun = time.monotonic()
+    waiting = list(plan.faults)
+
+    async def step(one: Step) -> None:
+        try:
+            await player.play(one)
+        finally:
+            places.release()
+
+    async def fault(one: Fault) -> None:
+        at = time.monotonic() - begun
+        faults.append(f"{at:5.1f} s  {one.what}: {await stack.fault(one)}")
+
+    async with asyncio.TaskGroup() as group:
+        for number, one in enumerate(plan.steps):
+            while waiting and waiting[0].after_steps <= number:
+                group.create_task(fault(waiting.pop(0)))
+            await asyncio.sleep(max(0.0, begun + number / STEPS_PER_S - time.monotonic()))
+            await places.acquire()
+            group.create_task(step(one))
+
+
+async def _make_people(stack: SoakStack, random: Random, plan: Plan) -> tuple[list[Person], Model]:
+    """Makes accounts without passwords, some of whom follow each other; no event tells of them, as
+    nothing of them can be in any cache."""
+    signer, model, people = TokenSigner(stack.settings), Model(), list[Person]()
+    async with stack.database() as connection, connection.transaction():
+        cursor = await connection.execute("SELECT coalesce(max(id), 0) FROM users")
+        row = await cursor.fetchone()
+        first = int(row[0]) + 1 if row else 1
+        for user in range(first, first + PEOPLE):
+            await connection.execute(
+                "INSERT INTO users (id, username, display_name) VALUES (%s, %s, %s)",
+                (user, f"soak_{user}", f"Soak {user}"),
+            )
+            token = signer.sign_user(UserId(user), 0, lifetime_s=TOKEN_LIFETIME_S, now=time.time())
+            people.append(Person(user, token))
+        for one in people:
+            for other in people:
+                if one is other:
+                    continue
+                follows = random.random() < plan.follow_share
+                model.registers["follow", one.id, other.id] = Register(value=follows)
+                if follows:
+                    await connection.execute(
+                        "INSERT INTO follows (follower_id, followee_id, id) VALUES (%s, %s, %s)",
+                        (one.id, other.id, one.id * PEOPLE + other.id),
+                    )
+        await connection.execute(
+            "UPDATE users AS u SET follower_count ="
+            " (SELECT count(*) FROM follows WHERE followee_id = u.id), following_count ="
+            " (SELECT count(*) FROM follows WHERE follower_id = u.id) WHERE id >= %s",
+            (first,),
+        )
+        await bulk.update_tiers(connection, _thresholds(stack.settings))
+    return people, model
+
+
+def _thresholds(settings: Settings) -> Thresholds:
+    return Thresholds(
+        settings.influencer_followers, settings.celebrity_followers, settings.tier_hysteresis
+    )
