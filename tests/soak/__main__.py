@@ -43,8 +43,6 @@ MODES: dict[str, dict[str, str]] = {
         "CHIRP_EVENTLOG_PARTITIONS": "4",
     },
 }
-STEPS = 500
-FAULTS = 6
 STACK_LIVES_S = 600.0  # so that a long run meets new stacks, and old data
 
 
@@ -116,7 +114,7 @@ async def _soak_stack(totals: Totals, mode: str, seed: int, until: float, histor
             first = True
             while totals.histories < histories and (first or time.monotonic() < until):
                 first = False
-                one = plan.make(seed + totals.histories, steps=STEPS, faults=FAULTS)
+                one = plan.make(seed + totals.histories)
                 say(f"history {one.seed} begins")
                 result = await history.run(one, stack=running, api=api, judge=judging)
                 _add(totals, mode, result)

@@ -22,6 +22,10 @@ STEPS_PER_S = 25.0
 UNDER_WAY_MAX = 32
 ENDS_WITHIN_S = 60.0  # after its last step
 TOKEN_LIFETIME_S = 86_400
+RUSHES = 3
+RUSH_POSTS = 12
+RUSH_BEFORE_PAUSE_MAX_S = 0.15  # all rebuilds together take about as long
+RUSH_PAUSE_MAX_S = 0.3
 
 
 @dataclass(slots=True)
@@ -79,7 +83,11 @@ async def _play(plan: Plan, player: Player, stack: SoakStack, faults: list[str])
 
     async def fault(one: Fault) -> None:
         at = time.monotonic() - begun
-        faults.append(f"{at:5.1f} s  {one.what}: {await stack.fault(one)}")
+        if one.what == "rush":
+            done = await _rush(player, stack, Random(one.choice))
+        else:
+            done = await stack.fault(one)
+        faults.append(f"{at:5.1f} s  {one.what}: {done}")
 
     async with asyncio.TaskGroup() as group:
         for number, one in enumerate(plan.steps):
@@ -88,6 +96,19 @@ async def _play(plan: Plan, player: Player, stack: SoakStack, faults: list[str])
             await asyncio.sleep(max(0.0, begun + number / STEPS_PER_S - time.monotonic()))
             await places.acquire()
             group.create_task(step(one))
+
+
+async def _rush(player: Player, stack: SoakStack, random: Random) -> str:
+    """The cache is emptied and everybody reads at once; timeline servers are paused while they
+    rebuild, and what is posted meanwhile is pushed between a snapshot and its storing."""
+    for _ in range(RUSHES):
+        await stack.empty(stack.settings.valkey_url)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(player.read_all())
+            await asyncio.sleep(random.uniform(0.0, RUSH_BEFORE_PAUSE_MAX_S))
+            group.create_task(player.post_some(random, RUSH_POSTS))
+            await stack.pause("timeline_server", random.uniform(0.05, RUSH_PAUSE_MAX_S))
+    return f"{RUSHES} times"
 
 
 async def _make_people(stack: SoakStack, random: Random, plan: Plan) -> tuple[list[Person], Model]:

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from random import Random
 
 CHOICE_MAX = 1_000_000
+# A short history is compared before a later drop of a timeline has mended what went wrong.
+LENGTHS = (60, 120, 240, 500)
+STEPS_PER_FAULT = 40
+LAST_FAULTS = ("rush", "stutter", "kill a worker")
+LAST_STEPS = 15
+LAST_SHARE = 0.7
+RELATING = ("follow", "unfollow", "block", "unblock", "mute", "unmute")
 
 # How often each operation comes, relative to the others.
 OPERATIONS = {
@@ -29,10 +36,13 @@ OPERATIONS = {
     "read whole": 2,
 }
 
-# Killed is with -9. A frozen process goes on later, as one that the system paused.
+# Killed is with -9. A frozen process goes on later, as one that the system paused. Processes that
+# stutter are paused again and again for a moment each, so that what rarely overlaps does.
 FAULTS = {
     "kill a worker": 5,
     "kill a server": 4,
+    "stutter": 8,
+    "rush": 4,  # the cache is emptied, all read at once, and while timelines are made, pauses
     "freeze a worker": 3,
     "freeze a server": 2,
     "empty the cache": 2,
@@ -76,22 +86,33 @@ class Plan:
     faults: list[Fault]
 
 
-def make(seed: int, *, steps: int, faults: int) -> Plan:
+def make(seed: int) -> Plan:
     """Returns the plan of a seed."""
     random = Random(seed)
     share, posts = random.uniform(0.2, 0.7), random.randrange(10, 60)
-    return Plan(seed, share, posts, operations(random, steps), _faults(random, steps, faults))
+    steps = random.choice(LENGTHS)
+    # In some histories people hardly change whom they follow, in some they do little else.
+    restless = random.choice((0.1, 1.0, 1.0, 3.0))
+    faults = _faults(random, steps, 1 + steps // STEPS_PER_FAULT)
+    return Plan(seed, share, posts, operations(random, steps, restless), faults)
 
 
-def operations(random: Random, count: int) -> list[Step]:
-    """Returns random steps."""
-    names = random.choices(list(OPERATIONS), list(OPERATIONS.values()), k=count)
+def operations(random: Random, count: int, restless: float = 1.0) -> list[Step]:
+    """Returns random steps; `restless` is by how much more often than usual people change whom
+    they follow, block and mute."""
+    weights = [
+        weight * restless if name in RELATING else weight for name, weight in OPERATIONS.items()
+    ]
+    names = random.choices(list(OPERATIONS), weights, k=count)
     return [Step(name, *(random.randrange(CHOICE_MAX) for _ in range(3))) for name in names]
 
 
 def _faults(random: Random, steps: int, count: int) -> list[Fault]:
     names = random.choices(list(FAULTS), list(FAULTS.values()), k=count)
-    times = sorted(random.randrange(steps) for _ in range(count))
+    times = sorted(random.randrange(steps - LAST_STEPS) for _ in range(count))
+    if random.random() < LAST_SHARE:
+        # What it breaks, nothing mends before all is compared.
+        names[-1], times[-1] = random.choice(LAST_FAULTS), steps - LAST_STEPS
     return [
         Fault(time, name, random.randrange(CHOICE_MAX))
         for time, name in zip(times, names, strict=True)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from random import Random
 from typing import Protocol
 
 import psycopg
@@ -99,6 +100,16 @@ class Player:
                 return
             if answer.outcome is Outcome.REFUSED:
                 return
+
+    async def read_all(self) -> None:
+        """Everybody reads the first page at once."""
+        people = [self._people[index] for index in range(len(self._people))]
+        await asyncio.gather(*(self._read(person, 20, 1) for person in people))
+
+    async def post_some(self, random: Random, count: int) -> None:
+        """So many post at once."""
+        people = [self._people[random.randrange(len(self._people))] for _ in range(count)]
+        await asyncio.gather(*(self.post(person) for person in people))
 
     async def _look_for_own(self, author: Person, tweet: int, number: int) -> None:
         if number % 5:

@@ -4,9 +4,11 @@ its own; and what can be done to it."""
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 
 import psycopg
@@ -29,6 +31,8 @@ SERVERS = ("tweet_server", "graph_server", "timeline_server")
 # Longer than a worker's lease, so that another takes over; shorter than a client's patience.
 FREEZE_WORKER_S = 4.0
 FREEZE_SERVER_S = 3.0
+STUTTER_S = 5.0
+STUTTER_PAUSE_MAX_S = 0.25
 VALKEY_TIMEOUT_S = 5.0
 
 Say = Callable[[str], None]
@@ -63,6 +67,8 @@ class SoakStack:
                 return await self._freeze(self._one_of(WORKERS, fault.choice), FREEZE_WORKER_S)
             case "freeze a server":
                 return await self._freeze(self._one_of(SERVERS, fault.choice), FREEZE_SERVER_S)
+            case "stutter":
+                return await self._stutter(Random(fault.choice))
             case "empty the cache":
                 await self.empty(self.settings.valkey_url)
                 return "cache"
@@ -96,6 +102,11 @@ class SoakStack:
             with suppress(redis.exceptions.RedisError, OSError):
                 await valkey.flushall()
 
+    async def pause(self, kind: str, for_s: float) -> None:
+        """Pauses all replicas of a server or worker."""
+        names = [f"{kind}-{number}" for number in range(1, REPLICAS + 1)]
+        await asyncio.gather(*(self._freeze(name, for_s) for name in names))
+
     async def _let_go_cold(self) -> None:
         """The leases of all readers run out."""
         url = self.settings.valkey_url
@@ -116,6 +127,15 @@ class SoakStack:
             finally:
                 os.kill(process_id, signal.SIGCONT)
         return name
+
+    async def _stutter(self, random: Random) -> str:
+        """Pauses one process after the other, so that each is paused a part of the time."""
+        pauses, end = 0, time.monotonic() + STUTTER_S
+        while time.monotonic() < end:
+            name = self._one_of(WORKERS + SERVERS, random.randrange(1_000))
+            await self._freeze(name, random.uniform(0.01, STUTTER_PAUSE_MAX_S))
+            pauses += 1
+        return f"{pauses} pauses"
 
     def _one_of(self, kinds: tuple[str, ...], choice: int) -> str:
         names = [f"{kind}-{number}" for kind in kinds for number in range(1, REPLICAS + 1)]
