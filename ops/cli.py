@@ -208,6 +208,30 @@ def verify(
     )
 
 
+@app.command()
+def rebuild(
+    user: Annotated[
+        str | None, typer.Option("--user", help="A username, or the id of an account.")
+    ] = None,
+    everybody: Annotated[
+        bool, typer.Option("--all", help="All; goes on where it was stopped.")
+    ] = False,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="With --all: do not go on, begin again.")
+    ] = False,
+) -> None:
+    """Make materialised home timelines anew, while people read them.
+
+    Nobody sees an empty or partial page meanwhile. It can be stopped with Ctrl-C and run again.
+    """
+    from ops import rebuild as module
+    from ops import stack
+
+    if (user is None) is not everybody:
+        raise typer.BadParameter("say --user ID or --all")
+    raise typer.Exit(module.run(stack.running(), user, from_start=from_start))
+
+
 deadletters = typer.Typer(
     help="What consumers could not handle: list it, try it again, throw it away.",
     invoke_without_command=True,

@@ -137,6 +137,14 @@ class TimelineStore:
             left_s, _ = await pipeline.execute()
         return max(0, int(left_s))
 
+    async def fetch_materialised(self, viewers: Sequence[UserId]) -> list[UserId]:
+        """Returns those of these viewers that have a window."""
+        async with self._valkey.pipeline(transaction=False) as pipeline:
+            for viewer in viewers:
+                pipeline.exists(self.keys.window(WindowKind.TIMELINE, viewer))
+            found = await pipeline.execute()
+        return [viewer for viewer, exists in zip(viewers, found, strict=True) if exists]
+
     async def keep_for(self, viewer: UserId, seconds: int) -> None:
         """Says how long a viewer's window is kept, where there is one."""
         await self._valkey.expire(self.keys.window(WindowKind.TIMELINE, viewer), seconds)

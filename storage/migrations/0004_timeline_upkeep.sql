@@ -9,3 +9,15 @@ CREATE TABLE timeline_repairs (
     mended      boolean NOT NULL,                     -- whether it equalled the oracle afterwards
     repaired_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- One row for each `chirp rebuild --all`; one that was stopped goes on behind its position.
+CREATE TABLE timeline_rebuilds (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    position    bigint NOT NULL DEFAULT 0,            -- every account up to this id is done
+    rebuilt     bigint NOT NULL DEFAULT 0,            -- timelines that were made anew
+    started_at  timestamptz NOT NULL DEFAULT now(),
+    finished_at timestamptz
+);
+
+CREATE UNIQUE INDEX timeline_rebuilds_one_at_a_time ON timeline_rebuilds ((true))
+    WHERE finished_at IS NULL;

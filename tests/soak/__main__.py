@@ -26,8 +26,9 @@ import uvloop
 from ops import embedded
 from ops.children import StartError
 from tests.soak import api as apis
-from tests.soak import history, judge, plan, stack
+from tests.soak import graph, history, judge, plan, stack
 from tests.soak.api import Counts
+from tests.soak.graph import Graph
 from tests.soak.history import Result
 
 MODES: dict[str, dict[str, str]] = {
@@ -68,8 +69,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the first history; each next one adds 1")
     parser.add_argument("--histories", type=int, default=1_000_000, help="at most so many")
     parser.add_argument("--mode", choices=[*MODES, "both"], default="both")
+    parser.add_argument("--graph", type=Path, help="play on this follower graph instead")
+    parser.add_argument("--tweets", type=Path, nargs="*", default=[], help="and post these before")
+    parser.add_argument("--rate", type=float, default=200.0, help="operations a second, on a graph")
     arguments = parser.parse_args()
     seed: int = secrets.randbelow(1_000_000) * 1_000 if arguments.seed is None else arguments.seed
+    if arguments.graph is not None:
+        return _soak_graph(
+            Graph(arguments.graph, arguments.tweets, arguments.minutes, arguments.rate, seed)
+        )
     modes = list(MODES) if arguments.mode == "both" else [arguments.mode]
     totals = Totals()
     started = time.monotonic()
@@ -81,6 +89,22 @@ def main() -> int:
     finally:
         _report(totals, time.monotonic() - started)
     return 1 if totals.findings or totals.lost_writes else 0
+
+
+def _soak_graph(asked: Graph) -> int:
+    counts, folder, started = Counts(), _folder(), time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+    findings = uvloop.run(graph.run(asked, folder / "data", counts, say))
+    print(*_calls(counts), *findings, sep="\n")
+    print(f"findings: {len(findings)}; {(time.monotonic() - started) / 60:.1f} minutes in all")
+    if findings:
+        print(f"its logs and data stay in {folder}")
+        return 1
+    _remove(folder)
+    return 0
 
 
 async def _soak(
@@ -165,15 +189,21 @@ def _report(totals: Totals, seconds: float) -> None:
     lines = [
         f"{totals.histories} histories, {totals.steps:,} steps, {seconds / 60:.1f} minutes;"
         f" {totals.timelines:,} home timelines with {totals.entries:,} entries compared",
-        "calls: " + _counted(counts.calls),
+        *_calls(counts),
         "faults: " + _counted(totals.faults),
-        "refused: " + _counted(counts.refused),
-        "failed: " + _counted(counts.failed),
         f"own posts not on the page read after them: {totals.own_seen_late}",
         f"acknowledged writes lost: {totals.lost_writes}",
         f"findings: {len(totals.findings)}",
     ]
     print("\n".join(lines), flush=True)
+
+
+def _calls(counts: Counts) -> list[str]:
+    return [
+        "calls: " + _counted(counts.calls),
+        "refused: " + _counted(counts.refused),
+        "failed: " + _counted(counts.failed),
+    ]
 
 
 def _counted(counter: Counter[str]) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -54,7 +56,10 @@ async def run(plan: Plan, *, stack: SoakStack, api: Api, judge: Judge) -> Result
     findings: list[str] = []
     try:
         async with asyncio.timeout(len(plan.steps) / STEPS_PER_S + ENDS_WITHIN_S):
-            await _play(plan, player, stack, faults)
+            await play(
+                player, stack, plan.steps, plan.faults, faults,
+                steps_per_s=STEPS_PER_S, under_way_max=UNDER_WAY_MAX,
+            )  # fmt: skip
     except TimeoutError:
         findings.append(f"did not end within {ENDS_WITHIN_S:.0f} s of its last step")
     verdict = await judge.judge(people, model)
@@ -68,12 +73,21 @@ async def run(plan: Plan, *, stack: SoakStack, api: Api, judge: Judge) -> Result
     )
 
 
-async def _play(plan: Plan, player: Player, stack: SoakStack, faults: list[str]) -> None:
-    """Begins a step every 1/STEPS_PER_S seconds, whether or not earlier ones have been answered,
-    up to UNDER_WAY_MAX; and the faults between them."""
-    places = asyncio.Semaphore(UNDER_WAY_MAX)
+async def play(
+    player: Player,
+    stack: SoakStack,
+    steps: Sequence[Step],
+    faults: Sequence[Fault],
+    done: list[str],
+    *,
+    steps_per_s: float,
+    under_way_max: int,
+) -> None:
+    """Begins a step every 1/steps_per_s seconds, whether or not earlier ones have been answered,
+    up to `under_way_max`; and the faults between them, of which it tells in `done`."""
+    places = asyncio.Semaphore(under_way_max)
     begun = time.monotonic()
-    waiting = list(plan.faults)
+    waiting = deque(faults)
 
     async def step(one: Step) -> None:
         try:
@@ -84,16 +98,16 @@ async def _play(plan: Plan, player: Player, stack: SoakStack, faults: list[str])
     async def fault(one: Fault) -> None:
         at = time.monotonic() - begun
         if one.what == "rush":
-            done = await _rush(player, stack, Random(one.choice))
+            broken = await _rush(player, stack, Random(one.choice))
         else:
-            done = await stack.fault(one)
-        faults.append(f"{at:5.1f} s  {one.what}: {done}")
+            broken = await stack.fault(one)
+        done.append(f"{at:5.1f} s  {one.what}: {broken}")
 
     async with asyncio.TaskGroup() as group:
-        for number, one in enumerate(plan.steps):
+        for number, one in enumerate(steps):
             while waiting and waiting[0].after_steps <= number:
-                group.create_task(fault(waiting.pop(0)))
-            await asyncio.sleep(max(0.0, begun + number / STEPS_PER_S - time.monotonic()))
+                group.create_task(fault(waiting.popleft()))
+            await asyncio.sleep(max(0.0, begun + number / steps_per_s - time.monotonic()))
             await places.acquire()
             group.create_task(step(one))
 

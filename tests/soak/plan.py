@@ -3,6 +3,7 @@
 Choices are numbers; the player takes them modulo what there is when the step comes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -16,7 +17,7 @@ LAST_SHARE = 0.7
 RELATING = ("follow", "unfollow", "block", "unblock", "mute", "unmute")
 
 # How often each operation comes, relative to the others.
-OPERATIONS = {
+OPERATIONS: Mapping[str, float] = {
     "post": 18,
     "reply": 8,
     "quote": 4,
@@ -93,17 +94,14 @@ def make(seed: int) -> Plan:
     steps = random.choice(LENGTHS)
     # In some histories people hardly change whom they follow, in some they do little else.
     restless = random.choice((0.1, 1.0, 1.0, 3.0))
+    weights = {name: w * restless if name in RELATING else w for name, w in OPERATIONS.items()}
     faults = _faults(random, steps, 1 + steps // STEPS_PER_FAULT)
-    return Plan(seed, share, posts, operations(random, steps, restless), faults)
+    return Plan(seed, share, posts, operations(random, weights, steps), faults)
 
 
-def operations(random: Random, count: int, restless: float = 1.0) -> list[Step]:
-    """Returns random steps; `restless` is by how much more often than usual people change whom
-    they follow, block and mute."""
-    weights = [
-        weight * restless if name in RELATING else weight for name, weight in OPERATIONS.items()
-    ]
-    names = random.choices(list(OPERATIONS), weights, k=count)
+def operations(random: Random, weights: Mapping[str, float], count: int) -> list[Step]:
+    """Returns random steps."""
+    names = random.choices(list(weights), list(weights.values()), k=count)
     return [Step(name, *(random.randrange(CHOICE_MAX) for _ in range(3))) for name in names]
 
 
