@@ -57,6 +57,11 @@ check: dev ## Checks style, types, protos and arrows: what CI runs before the te
 bench: dev ## Measures side by side; writes bench/latest.json.
 	$(BIN)/python -m bench
 
+# gRPC says on each start of a child that it leaves its own threads be.
+.PHONY: soak
+soak: dev ## Plays random histories on real processes that are killed meanwhile; MINUTES=5 SEED=.
+	GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED)) $(SOAK)
+
 .PHONY: clean
 clean: ## Removes what was installed or cached; keeps the data in .chirp/.
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -51,4 +51,5 @@ RULES: dict[str, Access] = {
     "/chirp.v1.TimelineService/GetHomeTimeline": Access.SIGNED_IN,
     "/chirp.v1.TimelineService/CountNewer": Access.SIGNED_IN,
     "/chirp.v1.TimelineService/GetUserTimeline": Access.OPEN,
+    "/chirp.v1.TimelineUpkeepService/RebuildHomeTimeline": Access.SERVICE,
 }

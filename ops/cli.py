@@ -105,6 +105,22 @@ def tier(
 
 
 @app.command()
+def explain(
+    user: Annotated[str, typer.Argument(help="A username, or the id of an account.")],
+    tweet: Annotated[int, typer.Argument(min=1, help="The id of a tweet.")],
+) -> None:
+    """Say why a tweet is, or is not, in somebody's home timeline, and by which way it came."""
+    import asyncio
+
+    from rich.console import Console
+
+    from ops import explain as module
+    from ops import stack
+
+    Console().print(asyncio.run(module.show(stack.running(), user, tweet)))
+
+
+@app.command()
 def load(
     graph: Annotated[
         Path | None,
@@ -162,10 +178,14 @@ def verify(
         bool,
         typer.Option("--materialise", help="Only read first pages, so that fan-out pushes there."),
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make anew what differs, and look again.")
+    ] = False,
     gateway: Annotated[str, typer.Option(help="The gateway's URL; by default the stack's.")] = "",
     direct: Annotated[bool, typer.Option("--direct", help="Ask timeline_server by gRPC.")] = False,
 ) -> None:
-    """Compare home timelines, all pages end to end, with plain SQL; exit with 1 on a difference.
+    """Compare home timelines, all pages end to end, with plain SQL; exit with 1 on a difference
+    that was not repaired.
 
     Says how many entries came which way: pushed by fan-out, pulled when read, the reader's own,
     rebuilt by an earlier read, or from past the end of the list.
@@ -183,7 +203,33 @@ def verify(
         everybody=everybody,
     )
     url = None if direct else gateway or stack.gateway_url()
-    raise typer.Exit(module.run(settings, chosen, gateway=url, materialise=materialise))
+    raise typer.Exit(
+        module.run(settings, chosen, gateway=url, materialise=materialise, repair=repair)
+    )
+
+
+@app.command()
+def rebuild(
+    user: Annotated[
+        str | None, typer.Option("--user", help="A username, or the id of an account.")
+    ] = None,
+    everybody: Annotated[
+        bool, typer.Option("--all", help="All; goes on where it was stopped.")
+    ] = False,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="With --all: do not go on, begin again.")
+    ] = False,
+) -> None:
+    """Make materialised home timelines anew, while people read them.
+
+    Nobody sees an empty or partial page meanwhile. It can be stopped with Ctrl-C and run again.
+    """
+    from ops import rebuild as module
+    from ops import stack
+
+    if (user is None) is not everybody:
+        raise typer.BadParameter("say --user ID or --all")
+    raise typer.Exit(module.run(stack.running(), user, from_start=from_start))
 
 
 deadletters = typer.Typer(

@@ -55,7 +55,7 @@ KINDS: tuple[ProcessKind, ...] = (
     ),
     ProcessKind(
         name="timeline_server",
-        services=("chirp.v1.TimelineService",),
+        services=("chirp.v1.TimelineService", "chirp.v1.TimelineUpkeepService"),
         target="CHIRP_TIMELINE_TARGET",
     ),
     ProcessKind(name="outbox_relay"),

@@ -111,6 +111,11 @@ class HomeSkeleton:
         page = await self._extended(read.window, read.viewer, asked, deleted)
         return Skeleton(page, read.viewer, read.marks_token)
 
+    async def rebuild(self, user: UserId) -> None:
+        """Makes the window of a home timeline that was dropped, as the next read would."""
+        known = await self._viewers.load(user)
+        await self._rebuilt(WindowKind.TIMELINE, user, known)
+
     async def _extended(
         self, window: Window, viewer: Viewer, asked: Asked, deleted: Container[int]
     ) -> Page:

@@ -1,4 +1,5 @@
-"""timeline_server: TimelineService. Owns nothing; reads timelines and rebuilds lost ones."""
+"""timeline_server: TimelineService and TimelineUpkeepService. Owns nothing; reads timelines and
+rebuilds lost ones."""
 
 import logging
 from collections.abc import AsyncGenerator
@@ -16,6 +17,7 @@ from servers.purge_feed import PurgeFeed
 from servers.timeline_service import TimelineService
 from servers.tweet_hydrator import TweetHydrator
 from servers.tweet_presenter import TweetPresenter
+from servers.upkeep_service import UpkeepService
 from servers.user_names import UserNames
 from servers.viewer_marks import ViewerMarks
 from servers.viewers import Viewers
@@ -65,9 +67,13 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             marks=ViewerMarks(to_records, metadata, timelines, settings),
             feed=feed,
         )
-        descriptor = timeline_pb2.DESCRIPTOR.services_by_name["TimelineService"]
+        upkeep = UpkeepService(skeleton, timelines)
+        descriptors, verifier = timeline_pb2.DESCRIPTOR.services_by_name, TokenVerifier(settings)
         yield Process(
-            services=[rpc.bind(descriptor, (service, explaining), TokenVerifier(settings))],
+            services=[
+                rpc.bind(descriptors["TimelineService"], (service, explaining), verifier),
+                rpc.bind(descriptors["TimelineUpkeepService"], upkeep, verifier),
+            ],
             loops=[feed.run],
         )
         # bench/__main__.py reads these lines.

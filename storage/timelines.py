@@ -127,6 +127,28 @@ class TimelineStore:
         timeline = self.keys.window(WindowKind.TIMELINE, viewer)
         await self._valkey.delete(timeline, self.keys.viewer(viewer))
 
+    async def drop_window(self, viewer: UserId) -> int:
+        """The same; returns for how many seconds the window would have been kept, 0 where there
+        was none."""
+        timeline = self.keys.window(WindowKind.TIMELINE, viewer)
+        async with self._valkey.pipeline(transaction=True) as pipeline:
+            pipeline.ttl(timeline)
+            pipeline.delete(timeline, self.keys.viewer(viewer))
+            left_s, _ = await pipeline.execute()
+        return max(0, int(left_s))
+
+    async def fetch_materialised(self, viewers: Sequence[UserId]) -> list[UserId]:
+        """Returns those of these viewers that have a window."""
+        async with self._valkey.pipeline(transaction=False) as pipeline:
+            for viewer in viewers:
+                pipeline.exists(self.keys.window(WindowKind.TIMELINE, viewer))
+            found = await pipeline.execute()
+        return [viewer for viewer, exists in zip(viewers, found, strict=True) if exists]
+
+    async def keep_for(self, viewer: UserId, seconds: int) -> None:
+        """Says how long a viewer's window is kept, where there is one."""
+        await self._valkey.expire(self.keys.window(WindowKind.TIMELINE, viewer), seconds)
+
     async def fetch(self, kind: WindowKind, user: UserId) -> Window | None:
         """Returns a whole window; None where it is absent or being rebuilt."""
         elements = await cast(Any, self._valkey.lrange(self.keys.window(kind, user), 0, -1))
