@@ -37,7 +37,7 @@ run: install ## Starts everything and serves until Ctrl-C.
 
 .PHONY: test
 test: dev ## Runs all tests; leaves nothing running.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: check
 check: dev ## Checks style, types, protos and arrows: what CI runs before the tests.

@@ -23,6 +23,9 @@ class Settings(BaseSettings):
     """Where the gateway listens on `chirp up`."""
     host: str = "127.0.0.1"
     """The address that it listens on; 0.0.0.0 lets other machines in."""
+    free_ports: Annotated[str, Field(pattern=r"^[1-9]\d{3,4}-[1-9]\d{3,4}$")] = "20000-31999"
+    """Which ports `chirp up` gives to what it starts, first-last. Ports that the system gives to
+    outgoing connections, on Linux from 32768 on, could be taken while a server starts again."""
     sample: bool = True
     """Whether `chirp up` fills an empty database with a sample world."""
     data: Path = Path(".chirp")

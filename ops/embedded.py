@@ -15,6 +15,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +56,11 @@ EVENTLOG_SETTINGS = {
     "maxmemory-policy": "noeviction",
 }
 
-PORTS = range(20_000, 32_000)
+DEFAULT_PORTS = range(20_000, 32_000)
 PORT_TRIES = 1_000
-_given_ports: set[int] = set()
+REMEMBERED_PORTS = 256  # that many starts later, a server listens or has given up
+_ports = DEFAULT_PORTS
+_given_ports: deque[int] = deque(maxlen=REMEMBERED_PORTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +123,16 @@ class PostgresInstall:
         ]  # fmt: skip
 
 
+def choose_ports(first_last: str) -> None:
+    """Makes `free_port` choose among these from now on: `first-last`, as in the settings."""
+    global _ports
+    first, last = map(int, first_last.split("-"))
+    _ports = range(first, last + 1)
+
+
 def reserve_port(port: int) -> None:
     """Keeps `free_port` from returning a port that somebody chose."""
-    _given_ports.add(port)
+    _given_ports.append(port)
 
 
 def free_port() -> int:
@@ -131,7 +141,7 @@ def free_port() -> int:
     It lies below the ports that systems give to outgoing connections (from 32768 on Linux), one of
     which could take it before its server does, or while a server that died is started again."""
     for _ in range(PORT_TRIES):
-        port = secrets.choice(PORTS)
+        port = secrets.choice(_ports)
         if port in _given_ports:  # its server may not listen yet
             continue
         with socket.socket() as probe:
@@ -139,9 +149,9 @@ def free_port() -> int:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            _given_ports.add(port)
+            _given_ports.append(port)
             return port
-    raise OSError(f"no free port among {PORTS.start} to {PORTS.stop - 1}")
+    raise OSError(f"no free port among {_ports.start} to {_ports.stop - 1}")
 
 
 def prepare_postgres(folder: Path) -> PostgresInstall:

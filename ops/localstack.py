@@ -45,6 +45,7 @@ class LocalStack:
         self._lock = lock
         self._data = settings.data.resolve()
         self._keys = (settings.keys if _is_set(settings, "keys") else self._data / "keys").resolve()
+        embedded.choose_ports(settings.free_ports)
         embedded.reserve_port(settings.port)
         self.ports = {kind.name: [embedded.free_port() for _ in range(replicas)] for kind in KINDS}
         self.admin_port = embedded.free_port()

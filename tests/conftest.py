@@ -21,8 +21,11 @@ from mesh import tokens
 from mesh.settings import Settings
 from ops import embedded
 from storage import database
+from tests import ports
 
 START_TIMEOUT_S = 20.0
+
+embedded.choose_ports(ports.OWN)
 _numbers = itertools.count(1)
 
 

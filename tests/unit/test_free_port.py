@@ -1,13 +1,21 @@
+from collections.abc import Iterator
+
 import pytest
 
 from ops import embedded
+from tests import ports
+
+
+@pytest.fixture(autouse=True)
+def own_ports() -> Iterator[None]:
+    yield
+    embedded.choose_ports(ports.OWN)
 
 
 def test_a_port_is_given_once(monkeypatch: pytest.MonkeyPatch):
     # Ten ports drawn at random 200 times would repeat, were those given not remembered.
-    monkeypatch.setattr(embedded, "PORTS", range(31_000, 31_010))
+    embedded.choose_ports("31000-31009")
     monkeypatch.setattr(embedded, "PORT_TRIES", 200)
-
     given: list[int] = []
 
     def take_all() -> None:
@@ -21,7 +29,7 @@ def test_a_port_is_given_once(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_reserved_port_is_never_given(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(embedded, "PORTS", range(31_100, 31_101))
+    embedded.choose_ports("31100-31100")
     monkeypatch.setattr(embedded, "PORT_TRIES", 50)
 
     embedded.reserve_port(31_100)
