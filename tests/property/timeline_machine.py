@@ -151,18 +151,14 @@ class TimelineMachine(RuleBasedStateMachine):
         self.run(self.story.relate(kind, author, person))
         self.run(self.story.drain_and_check(person))
 
-    @rule(
-        kind=st.sampled_from(("follow", "follow", "unfollow")),
-        author=people,
-        follower=people,
-        person=people,
-    )
-    def cross_a_line_before_fan_out(
-        self, kind: str, author: int, follower: int, person: int
-    ) -> None:
+    @rule(kind=st.sampled_from(("follow", "unfollow")), author=people, other=people, person=people)
+    def cross_a_line_before_fan_out(self, kind: str, author: int, other: int, person: int) -> None:
+        for follower in range(PEOPLE):
+            turned = OPPOSITES[kind] if follower == other else "follow"
+            self.run(self.story.relate(turned, follower, author))
         self.run(self.story.drain_and_check(person))
         self.run(self.story.post(author))
-        self.run(self.story.relate(kind, follower, author))
+        self.run(self.story.relate(kind, other, author))
         self.run(self.story.drain_and_check(person))
 
     @rule(
