@@ -4,13 +4,19 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
+
+import psycopg
+from redis.exceptions import RedisError
+from rich.progress import Progress
 
 from domain.ids import UserId
 from domain.tier import Thresholds
 from mesh.settings import Settings
 from mesh.tokens import TokenSigner
+from ops import rebuild
 from storage import bulk
 from tests.soak.api import Api, Person
 from tests.soak.judge import Judge, Verdict
@@ -24,6 +30,7 @@ STEPS_PER_S = 25.0
 UNDER_WAY_MAX = 32
 ENDS_WITHIN_S = 60.0  # after its last step
 TOKEN_LIFETIME_S = 86_400
+REBUILD_S = 10.0
 RUSHES = 3
 RUSH_POSTS = 12
 RUSH_BEFORE_PAUSE_MAX_S = 0.15  # all rebuilds together take about as long
@@ -97,11 +104,14 @@ async def play(
 
     async def fault(one: Fault) -> None:
         at = time.monotonic() - begun
-        if one.what == "rush":
-            broken = await _rush(player, stack, Random(one.choice))
-        else:
-            broken = await stack.fault(one)
-        done.append(f"{at:5.1f} s  {one.what}: {broken}")
+        match one.what:
+            case "rush":
+                what = await _rush(player, stack, Random(one.choice))
+            case "rebuild":
+                what = await _rebuild(stack)
+            case _:
+                what = await stack.fault(one)
+        done.append(f"{at:5.1f} s  {one.what}: {what}")
 
     async with asyncio.TaskGroup() as group:
         for number, one in enumerate(steps):
@@ -123,6 +133,16 @@ async def _rush(player: Player, stack: SoakStack, random: Random) -> str:
             group.create_task(player.post_some(random, RUSH_POSTS))
             await stack.pause("timeline_server", random.uniform(0.05, RUSH_PAUSE_MAX_S))
     return f"{RUSHES} times"
+
+
+async def _rebuild(stack: SoakStack) -> str:
+    """`chirp rebuild --all`, which may be stopped by what else breaks, and goes on next time."""
+    done = rebuild.Done()
+    away = (OSError, TimeoutError, LookupError, psycopg.OperationalError, RedisError)
+    with suppress(*away):
+        async with asyncio.timeout(REBUILD_S):
+            await rebuild.everybody(stack.settings, Progress(disable=True), done)
+    return rebuild.summary(done)
 
 
 async def _make_people(stack: SoakStack, random: Random, plan: Plan) -> tuple[list[Person], Model]:

@@ -51,6 +51,7 @@ FAULTS = {
     "kill the event log": 2,
     "lose the event log": 0.5,
     "kill PostgreSQL": 0.7,
+    "rebuild": 2,  # all timelines, by the command of that name
     "let readers go cold": 2,
 }
 
