@@ -29,6 +29,7 @@ def test_planted_bug_is_found(settings_sync: Settings, monkeypatch: pytest.Monke
             phases=[Phase.generate],
             report_multiple_bugs=False,
             database=None,
+            derandomize=True,  # the same histories in each run
         )
 
     assert timeline_machine.TimelineMachine.found is not None
