@@ -125,6 +125,10 @@ async def test_crossing_lines_while_people_read_and_post_loses_and_doubles_nothi
                 await assert_right(world, *everybody, limits=(100,))
                 for reader in readers:
                     await assert_contiguous(world, reader)
+                # Whom to pull is asked anew, when nobody is a celebrity any more, too.
+                shards = range(world.settings.timeline_shards)
+                await world.cache.delete(*(keys(world).pulled(shard) for shard in shards))
+                await assert_right(world, *readers, limits=(100,))
 
         for star in stars:
             await assert_crossed(world, star)
