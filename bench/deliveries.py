@@ -24,7 +24,8 @@ from eventlog import runner
 from eventlog.contract import Outgoing
 from eventlog.valkey_streams import ValkeyStreams, open_log
 from storage import valkey
-from storage.timelines import Keys, WindowKind, encode
+from storage.timelines import Keys, WindowKind
+from storage.windows import encode
 from workers import fanout_worker
 
 GOAL = 150_000

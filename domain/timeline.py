@@ -5,10 +5,10 @@ newest first, that holds everything above its floor. Rules run when reading; win
 candidates.
 """
 
-import heapq
 from collections.abc import Container, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 
 from domain.ids import TweetId, UserId
 
@@ -35,7 +35,8 @@ class Viewer:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Candidates, newest first, complete above `floor`; a floor of 0 reaches the beginning."""
+    """Candidates, newest first, complete above `floor`; a floor of 0 reaches the beginning. One may
+    stand there twice in a row, where windows that both had it were merged."""
 
     entries: Sequence[Entry]
     floor: int
@@ -54,6 +55,9 @@ class Page:
     look-ahead. Where one of them was deleted, the page must be cut again without it."""
 
 
+_ORIGINAL = itemgetter(2)
+
+
 def is_visible(entry: Entry, viewer: Viewer) -> bool:
     """Rule 2, apart from deletion: whether a candidate may be shown to the viewer."""
     _, author, original, other = entry
@@ -67,25 +71,6 @@ def is_visible(entry: Entry, viewer: Viewer) -> bool:
     if other == NOBODY or original != NO_TWEET:
         return True
     return other in (viewer.id, author) or other in viewer.followees
-
-
-def merge(windows: Sequence[Window]) -> Window:
-    """Merges windows into one, each entry once.
-
-    Below the newest floor one of the windows may lack entries, so the merged window ends there.
-    """
-    if len(windows) == 1:
-        return windows[0]
-    floor = max((window.floor for window in windows), default=0)
-    entries: list[Entry] = []
-    last = None
-    for entry in heapq.merge(*(window.entries for window in windows), reverse=True):
-        if entry[0] < floor:
-            break
-        if entry[0] != last:
-            entries.append(entry)
-            last = entry[0]
-    return Window(entries, floor)
 
 
 def page(
@@ -109,7 +94,10 @@ def page(
        the beginning; a page that needs an unsure entry is not complete.
     """
     visible = _visible(window.entries, viewer, below, deleted)
-    seen: list[Entry] = []  # visible entries, as far as they were needed
+    seen = list(islice(visible, limit + 1))  # visible entries, as far as they were needed
+    if len(seen) > limit and seen[-1][0] > above and not any(map(_ORIGINAL, seen)):
+        # Without a retweet nothing is left out, and nothing below has to be looked at.
+        return Page(seen[:limit], has_more=True, complete=True)
     chosen: list[Entry] = []
     position = 0
     has_more = False
@@ -146,10 +134,12 @@ def _visible(
     entries: Iterable[Entry], viewer: Viewer, below: int | None, deleted: Container[int]
 ) -> Iterator[Entry]:
     me, followees, hidden = viewer.id, viewer.followees, viewer.hidden
+    last = NO_TWEET
     for entry in entries:
         tweet, author, original, other = entry
-        if below is not None and tweet >= below:
+        if tweet == last or (below is not None and tweet >= below):
             continue
+        last = tweet
         # Most entries are plain tweets of a followed account: one call less for each of them.
         plain = other == NOBODY and author in followees and author not in hidden
         if (

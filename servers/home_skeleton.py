@@ -21,18 +21,20 @@ from typing import Any, NamedTuple
 
 import redis.exceptions
 
-from domain import timeline
+from domain import paging, timeline
 from domain.ids import UserId
 from domain.timeline import Page, Viewer, Window
 from mesh.settings import Settings
 from servers.viewers import Known, Viewers
-from storage import candidates
+from storage import candidates, windows
 from storage.database import Pool
-from storage.timelines import LEASE_RENEW_S, TimelineStore, WindowKind, decode
-from storage.valkey_connection import Command, SharedConnection
+from storage.timelines import LEASE_RENEW_S, TimelineStore, WindowKind
+from storage.valkey_connection import Command, SharedConnection, pack
+from storage.windows import Packed
 
 NOTHING = Window((), (1 << 63) - 1)
 HEAD_SPARE = 44  # entries read beyond the page: hidden ones, and the look-ahead of rule 4
+FIRST_COUNT = paging.LIMIT_DEFAULT + HEAD_SPARE
 ATTEMPTS_MAX = 4  # relations that change as fast as they are read are not worth a cache
 OLDER_FIRST = 100  # candidates in the first query past the window; the next ones ask for more
 OLDER_LAST = 3_200
@@ -161,43 +163,48 @@ class HomeSkeleton:
     async def _read(self, user: UserId, known: Known, count: int | None) -> Read | None:
         """Looks once; returns None where `known` is out of date. So does `_bypass`."""
         due = self._is_due(user)
-        lease = [self._timelines.lease_command(user)] if due else []
-        last = -1 if count is None else count - 1
-        keys = self._timelines.keys
-        replies = await self._call(
-            [
-                *lease,
-                # The window first, its tokens after: a change in between shows in the tokens.
-                ("LRANGE", keys.window(WindowKind.TIMELINE, user), 0, last),
-                self._tokens_command(user),
-                *(
-                    ("LRANGE", keys.window(WindowKind.RECENT, author), 0, last)
-                    for author in known.pulled
-                ),
-            ]
-        )
-        home, tokens, *recents = replies[len(lease) :]
+        if due:
+            # Before the look, and not waited for: replies come in the order of the commands.
+            leased = self._hot.call([self._timelines.lease_command(user)])
+            home, tokens, *recents = await self._look(user, known, count)
+            _checked(await leased)
+        else:
+            home, tokens, *recents = await self._look(user, known, count)
         if tokens[:2] != [known.viewer_token, known.pulled_token]:
             return None
-        found = decode(home)
+        found = windows.parse(home)
         if due and found is not None:
             await self._keep(user)
         return Read(known.viewer, await self._merged(user, known, found, recents), tokens[2])
 
+    async def _look(self, user: UserId, known: Known, count: int | None) -> list[Any]:
+        packed = known.first_look if count == FIRST_COUNT else b""
+        if not packed:
+            # To make and pack these costs more than all else that is done before they are sent.
+            packed = pack(self._look_commands(user, known, count))
+            if count == FIRST_COUNT:
+                known.first_look = packed
+        return _checked(await self._hot.call_packed(packed, 2 + len(known.pulled)))
+
+    def _look_commands(self, user: UserId, known: Known, count: int | None) -> list[Command]:
+        keys, last = self._timelines.keys, -1 if count is None else count - 1
+        return [
+            # The window first, its tokens after: a change in between shows in the tokens.
+            ("LRANGE", keys.window(WindowKind.TIMELINE, user), 0, last),
+            self._tokens_command(user),
+            *(
+                ("LRANGE", keys.window(WindowKind.RECENT, author), 0, last)
+                for author in known.pulled
+            ),
+        ]
+
     async def _bypass(self, user: UserId, known: Known) -> Read | None:
         """Reads no windows: hundreds of them cost this process and Valkey more than the one query
         that needs none costs PostgreSQL."""
-        (tokens,) = await self._call([self._tokens_command(user)])
+        (tokens,) = _checked(await self._hot.call([self._tokens_command(user)]))
         if tokens[:2] != [known.viewer_token, known.pulled_token]:
             return None
         return Read(known.viewer, NOTHING, tokens[2])
-
-    async def _call(self, commands: list[Command]) -> list[Any]:
-        replies = await self._hot.call(commands)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise ConnectionError(f"Valkey refused a read: {reply}")
-        return replies
 
     def _tokens_command(self, user: UserId) -> Command:
         keys = self._timelines.keys
@@ -215,17 +222,17 @@ class HomeSkeleton:
         await self._hot.call([self._timelines.keep_command(user)])
 
     async def _merged(
-        self, user: UserId, known: Known, home: Window | None, recents: list[list[bytes]]
+        self, user: UserId, known: Known, home: Packed | None, recents: list[list[bytes]]
     ) -> Window:
         if home is None:
-            home = await self._rebuilt(WindowKind.TIMELINE, user, known)
-        windows = [home]
+            home = windows.pack(await self._rebuilt(WindowKind.TIMELINE, user, known))
+        merged = [home]
         for author, recent_elements in zip(known.pulled, recents, strict=True):
-            recent = decode(recent_elements)
+            recent = windows.parse(recent_elements)
             if recent is None:
-                recent = await self._rebuilt(WindowKind.RECENT, author, known)
-            windows.append(recent)
-        return timeline.merge(windows)
+                recent = windows.pack(await self._rebuilt(WindowKind.RECENT, author, known))
+            merged.append(recent)
+        return windows.merge(merged)
 
     async def _rebuilt(self, kind: WindowKind, user: UserId, known: Known) -> Window:
         """Step 3: the readers that wait for one window, and know the same of the viewer, share one
@@ -257,3 +264,10 @@ class HomeSkeleton:
                 self._pool, known.viewer, below=None, limit=self._length, pulled=False
             )
         return candidates.fetch_recent(self._pool, user, limit=self._length)
+
+
+def _checked(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise ConnectionError(f"Valkey refused a read: {reply}")
+    return replies

@@ -56,6 +56,9 @@ class Anonymous:
 ANONYMOUS = Anonymous()
 
 
+NO_MARKS = Marks(frozenset(), frozenset())
+
+
 class TweetPresenter:
     """Makes frames: tweets as they stand in an answer's repeated `tweets`."""
 
@@ -67,75 +70,115 @@ class TweetPresenter:
         self, records: Sequence[Record], view: View, fetch: FetchRecords
     ) -> list[bytes]:
         """Returns a frame for each record; `fetch` gets the records that they refer to."""
-        ids = [record.tweet_id for record in records]
-        marks = await view.marks(ids)
+        shown = await _shown(records, fetch)
+        marks = await view.marks(shown)
         if marks is None:
-            return list(map(tweet_records.frame, await self.tweets(records, view, fetch)))
-        # Frames hold as long as no name changed; looking each name up costs a tenth of a page.
-        generation, fresh = self._names.generation, self._feed.fresh
-        if fresh and {record.framed_at for record in records} == {generation}:
-            self._names.hits += len(records)
-            if marks.none_of(ids):
-                return [record.kept_frame for record in records]
-        else:
-            await self._frame([record for record in records if not record.refers])
-        nested = [record for record in records if record.refers]
-        tweets = await self.tweets(nested, view, fetch) if nested else ()
+            tweets = await self._composed(records, shown, None, ())
+            return list(map(tweet_records.frame, tweets))
+        await self._keep_frames(records, shown)
+        hidden = await _hidden(shown, view) if len(shown) > len(records) else ()
+        if not hidden and marks.none_of(shown):
+            return [record.kept_frame for record in records]
+
+        def is_personal(record: Record) -> bool:
+            parts = [part for part in record.parts if part is not None]
+            return not marks.none_of([record.tweet_id, *(part.tweet_id for part in parts)]) or any(
+                part.author_id in hidden for part in parts
+            )
+
+        personal = [record for record in records if record.refers and is_personal(record)]
+        tweets = await self._composed(personal, shown, marks, hidden) if personal else ()
         frames = {
-            record.tweet_id: tweet_records.frame(t)
-            for record, t in zip(nested, tweets, strict=True)
+            record.tweet_id: tweet_records.frame(tweet)
+            for record, tweet in zip(personal, tweets, strict=True)
         }
         return [
             frames.get(record.tweet_id) or record.marked_frame(marks.suffix(record.tweet_id))
             for record in records
         ]
 
-    async def _frame(self, records: Sequence[Record]) -> None:
-        generation, fresh = self._names.generation, self._feed.fresh
-        fields = await self._fields({record.author_id for record in records})
-        for record in records:
-            record.frame(fields[record.author_id])
-            kept = fresh and self._names.keeps(record.author_id)
-            record.framed_at = generation if kept else -1
-
     async def tweets(
         self, records: Sequence[Record], view: View, fetch: FetchRecords
     ) -> list[bytes]:
         """The same as serialised tweets, without the frame."""
-        referred = [i for r in records for i in (r.original_id, r.quoted_id) if i]
-        return await self._nested(records, referred, view, fetch)
+        shown = await _shown(records, fetch)
+        hidden = await _hidden(shown, view)
+        return await self._composed(records, shown, await view.marks(shown), hidden)
 
-    async def _nested(
-        self, records: Sequence[Record], referred: Sequence[int], view: View, fetch: FetchRecords
+    async def _keep_frames(self, records: Sequence[Record], shown: dict[int, Record]) -> None:
+        """Makes the frames anew that hold no more: a name changed, or what they show."""
+        generation, fresh = self._names.generation, self._feed.fresh
+        stale = [
+            record
+            for record in records
+            if record.framed_at != generation
+            or not fresh
+            or (record.refers and record.parts != _parts(record, shown))
+        ]
+        # Looking each name up costs a tenth of a page.
+        self._names.hits += len(records) - len(stale)
+        if not stale:
+            return
+        tweets = await self._composed(stale, shown, NO_MARKS, ())
+        for record, tweet in zip(stale, tweets, strict=True):
+            # All at once: other calls look at these records between our awaits.
+            record.kept_frame, record.parts = tweet_records.frame(tweet), _parts(record, shown)
+            authors = (part.author_id for part in (record, *record.parts) if part is not None)
+            kept = fresh and all(map(self._names.keeps, authors))
+            record.framed_at = generation if kept else -1
+
+    async def _composed(
+        self,
+        records: Sequence[Record],
+        shown: dict[int, Record],
+        marks: Marks | None,
+        hidden: Container[int],
     ) -> list[bytes]:
-        known = {record.tweet_id: record for record in records}
-        known |= await fetch([i for i in dict.fromkeys(referred) if i not in known])
-        # A repeated quote shows what it quotes; that is as deep as it goes.
-        deeper = {known[r.original_id].quoted_id for r in records if r.original_id in known}
-        known |= await fetch([i for i in deeper if i and i not in known])
-        fields = await self._fields({record.author_id for record in known.values()})
-        marks = await view.marks(known)
-        quoted_ids = {record.quoted_id for record in known.values()} - {0}
-        quoted_authors = {known[i].author_id for i in quoted_ids if i in known}
-        hidden = await view.hidden(quoted_authors) if quoted_authors else ()
+        fields = await self._names.fields(
+            {record.author_id for record in shown.values()}, trusted=self._feed.fresh
+        )
 
         def plain(record: Record) -> bytes:
             suffix = marks.suffix(record.tweet_id) if marks else b""
             return tweet_records.tweet_bytes(record, fields[record.author_id]) + suffix
 
         def with_quoted(record: Record) -> bytes:
-            quoted = known.get(record.quoted_id)
+            quoted = shown.get(record.quoted_id)
             if quoted is None or quoted.deleted or quoted.author_id in hidden:
                 return plain(record)
             return plain(record) + tweet_records.quoted_field(plain(quoted))
 
         def whole(record: Record) -> bytes:
-            original = known.get(record.original_id)
+            original = shown.get(record.original_id)
             if original is None or original.deleted:
                 return with_quoted(record)
             return plain(record) + tweet_records.retweeted_field(with_quoted(original))
 
         return [whole(record) for record in records]
 
-    async def _fields(self, authors: Collection[int]) -> dict[int, bytes]:
-        return await self._names.fields(authors, trusted=self._feed.fresh)
+
+async def _shown(records: Sequence[Record], fetch: FetchRecords) -> dict[int, Record]:
+    """Returns these records and those that they repeat or quote, by id."""
+    shown = {record.tweet_id: record for record in records}
+    referring = [record for record in records if record.refers]
+    if not referring:
+        return shown
+    referred = dict.fromkeys(i for r in referring for i in (r.original_id, r.quoted_id))
+    shown |= await fetch([i for i in referred if i and i not in shown])
+    # A repeated quote shows what it quotes; that is as deep as it goes.
+    deeper = {shown[r.original_id].quoted_id for r in referring if r.original_id in shown}
+    return shown | await fetch([i for i in deeper if i and i not in shown])
+
+
+def _parts(record: Record, shown: dict[int, Record]) -> tuple[Record | None, ...]:
+    """Returns what a record's frame shows beside the record."""
+    if not record.refers:
+        return ()
+    original = shown.get(record.original_id)
+    return (original, shown.get((original or record).quoted_id))
+
+
+async def _hidden(shown: dict[int, Record], view: View) -> Container[int]:
+    """Returns which authors of quoted tweets the viewer does not want to see."""
+    quoted = {shown[r.quoted_id].author_id for r in shown.values() if r.quoted_id in shown}
+    return await view.hidden(quoted) if quoted else ()

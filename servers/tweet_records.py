@@ -5,7 +5,7 @@ and counts, each singular field once: Envoy's transcoder refuses a repeated one.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chirp.v1 import tweet_pb2, user_pb2
 
@@ -42,25 +42,24 @@ class Record:
     deleted: bool
     original_id: int
     quoted_id: int
+    refers: bool = field(init=False)
+    """Whether it repeats or quotes another tweet."""
     framed_at: int = -1
-    """The generation of names (servers/user_names.py) that `kept_frame` holds for; -1: none.
-    Stays -1 where the tweet repeats or quotes another: that one may change alone."""
+    """The generation of names (servers/user_names.py) that `kept_frame` holds for; -1: none."""
     kept_frame: bytes = b""
-    """The tweet in an answer to a viewer who marked it in no way."""
+    """The tweet in an answer to a viewer who marked nothing that it shows."""
+    parts: "tuple[Record | None, ...]" = ()
+    """What `kept_frame` shows beside this tweet; another version of a part is another object."""
     _cursor: str = ""
 
-    @property
-    def refers(self) -> bool:
-        """Whether it repeats or quotes another tweet."""
-        return bool(self.original_id or self.quoted_id)
-
-    def frame(self, author: bytes) -> None:
-        """Makes `kept_frame`; `author` is the field of the author's name."""
-        self.kept_frame = frame(tweet_bytes(self, author) + UNMARKED)
+    def __post_init__(self) -> None:
+        """Looks once at what every page asks."""
+        self.refers = bool(self.original_id or self.quoted_id)
 
     def marked_frame(self, marks: bytes) -> bytes:
-        """Returns `kept_frame` for a viewer with these marks, one of MARKS."""
-        return self.kept_frame[: -len(marks)] + marks
+        """Returns `kept_frame` for a viewer with these marks on the tweet, one of MARKS. Of a tweet
+        that refers to another, only without marks: the other's follow its own."""
+        return self.kept_frame if marks is UNMARKED else self.kept_frame[: -len(marks)] + marks
 
     def cursor(self) -> str:
         """Returns the cursor of the page below this tweet."""

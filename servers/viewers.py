@@ -19,7 +19,7 @@ CHANGED_MAX = 10_000  # changes remembered for relations that are being read
 FOLLOWEES_EACH = 20  # the cache's bound in followees, per viewer of its bound in viewers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Known:
     """A viewer's relations, and the tokens under which they were read."""
 
@@ -28,6 +28,8 @@ class Known:
     """The followed authors that have pulled tweets."""
     viewer_token: bytes
     pulled_token: bytes
+    first_look: bytes = b""
+    """What asks Valkey for a first page, packed when it was first asked for."""
 
 
 class Viewers:

@@ -13,8 +13,7 @@ Everything here may be lost at any time: what is absent is rebuilt by the next r
 """
 
 import secrets
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.resources import files
@@ -27,11 +26,8 @@ from domain.ids import TweetId, UserId
 from domain.timeline import Entry, Window
 from mesh.settings import Settings
 from storage.valkey import Valkey
+from storage.windows import ENTRY_BYTES, MARK_ID, decode, encode, encode_all
 
-ENTRY = struct.Struct(">QQQQ")
-ENTRY_BYTES = ENTRY.size
-COMPLETE = bytes(ENTRY_BYTES)
-MARK_ID = b"\xff" * 8
 MARK_LIFETIME_S = 10  # a rebuild that takes longer is given up, and another may begin
 RECENT_KEEP_S = 30 * 86_400
 TOKEN_KEEP_S = 86_400
@@ -83,31 +79,6 @@ class Keys:
     def pulled_of(self, user: UserId) -> str:
         """The same, in a user's shard."""
         return self.pulled(fanout.shard_of(user, self.shards))
-
-
-def encode(entry: Entry) -> bytes:
-    """Returns the 32 bytes of an entry."""
-    return ENTRY.pack(*entry)
-
-
-def encode_all(entries: Iterable[Entry]) -> list[bytes]:
-    """Returns the bytes of entries."""
-    return [ENTRY.pack(*entry) for entry in entries]
-
-
-def decode(elements: Sequence[bytes]) -> Window | None:
-    """Returns the window in the first elements of a list, complete above the last of them; None
-    where the list is absent or being rebuilt."""
-    if not elements or elements[0][:8] == MARK_ID:
-        return None
-    if elements[-1] == COMPLETE:
-        return Window(_entries(elements[:-1]), floor=0)
-    entries = _entries(elements)
-    return Window(entries, floor=entries[-1][0])
-
-
-def _entries(elements: Sequence[bytes]) -> list[Entry]:
-    return cast(list[Entry], list(ENTRY.iter_unpack(b"".join(elements))))
 
 
 class TimelineStore:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -32,6 +32,11 @@ Command = tuple[str | bytes | int, ...]
 _pack = cast(Callable[[Command], bytes], hiredis.pack_command)  # its stub takes one-word commands
 
 log = logging.getLogger(__name__)
+
+
+def pack(commands: Iterable[Command]) -> bytes:
+    """Returns commands as they are sent."""
+    return b"".join(map(_pack, commands))
 
 
 class _Call:
@@ -68,25 +73,28 @@ class SharedConnection(asyncio.Protocol):
     def call(self, commands: Sequence[Command]) -> "asyncio.Future[list[Any]]":
         """Sends commands together; returns their replies, in order, an error reply as an exception
         object in its place. Raises ConnectionError where there is no connection or no answer."""
+        return self.call_packed(pack(commands), len(commands))
+
+    def call_packed(self, packed: bytes, count: int) -> "asyncio.Future[list[Any]]":
+        """The same for `count` commands that were packed before."""
         if not self._ready:
             raise ConnectionError("Valkey is not connected")
-        return self._send(commands)
+        return self._send(packed, count)
 
-    def _send(self, commands: Sequence[Command]) -> "asyncio.Future[list[Any]]":
+    def _send(self, packed: bytes, count: int) -> "asyncio.Future[list[Any]]":
         if self._transport is None:
             # It hung up before our greeting; a call in the queue would shift the next replies.
             raise ConnectionError("the connection to Valkey was lost")
         if len(self._calls) >= PENDING_MAX:
             raise ConnectionError("too many calls wait for Valkey")
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        if not commands:
+        if not count:
             future.set_result([])
             return future
         if not self._outgoing and not self._unanswered:
             self._loop.call_soon(self._flush)
-        for command in commands:
-            self._outgoing.append(_pack(command))
-        self._calls.append(_Call(len(commands), self._loop.time() + self._timeout_s, future))
+        self._outgoing.append(packed)
+        self._calls.append(_Call(count, self._loop.time() + self._timeout_s, future))
         return future
 
     def _flush(self) -> None:
@@ -162,7 +170,7 @@ class SharedConnection(asyncio.Protocol):
             user = unquote(self._url.username or "") or "default"
             hello.append(("AUTH", user, unquote(self._url.password)))
         hello.append(("SELECT", self._url.path.strip("/") or "0"))
-        for reply in await self._send(hello):
+        for reply in await self._send(pack(hello), len(hello)):
             if isinstance(reply, Exception):
                 raise ConnectionError(f"Valkey refused us: {reply}")
         self._ready = True

@@ -12,8 +12,9 @@ from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
 from storage import timelines, valkey
 from storage.followers import Change, FollowerStore
-from storage.timelines import TimelineStore, WindowKind, encode
+from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
+from storage.windows import encode
 
 BUDGET = 8
 SMALL, OTHER_SMALL, HUGE = UserId(1), UserId(2), UserId(3)

@@ -24,8 +24,9 @@ from mesh.server import Process
 from mesh.settings import Settings
 from storage import timelines, tweet_cache, valkey
 from storage.followers import Change, FollowerStore
-from storage.timelines import TimelineStore, encode
+from storage.timelines import TimelineStore
 from storage.valkey import Valkey
+from storage.windows import encode
 
 GROUP = "fanout"
 

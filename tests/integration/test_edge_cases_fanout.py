@@ -12,7 +12,7 @@ from domain.timeline import Window
 from mesh.settings import Settings
 from storage import followers
 from storage.followers import Change
-from storage.timelines import encode
+from storage.windows import encode
 from tests.shards import (
     BUDGET,
     CROWD,

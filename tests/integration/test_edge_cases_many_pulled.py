@@ -52,15 +52,15 @@ async def follow_all(world: World, follower: Account, followees: Sequence[Accoun
 def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Notes how many lists each round trip to Valkey asks for."""
     asked: list[int] = []
-    call = SharedConnection.call
+    call = SharedConnection.call_packed
 
     def watched(
-        connection: SharedConnection, commands: Sequence[Command]
+        connection: SharedConnection, packed: bytes, count: int
     ) -> "asyncio.Future[list[Any]]":
-        asked.append(sum(command[0] == "LRANGE" for command in commands))
-        return call(connection, commands)
+        asked.append(packed.count(b"LRANGE"))
+        return call(connection, packed, count)
 
-    monkeypatch.setattr(SharedConnection, "call", watched)
+    monkeypatch.setattr(SharedConnection, "call_packed", watched)
     return asked
 
 

@@ -10,7 +10,8 @@ from domain.timeline import Window
 from mesh.settings import Settings
 from storage import followers
 from storage.followers import Change
-from storage.timelines import WindowKind, encode
+from storage.timelines import WindowKind
+from storage.windows import encode
 from tests.shards import (
     BUDGET,
     CROWD,

@@ -8,10 +8,11 @@ import pytest_asyncio
 from domain.ids import TweetId, UserId
 from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
-from storage import timelines, valkey
+from storage import timelines, valkey, windows
 from storage.followers import Change, FencedOut, FollowerStore
-from storage.timelines import COMPLETE, TimelineStore, WindowKind, encode
+from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
+from storage.windows import COMPLETE, encode
 
 VIEWER = UserId(500)
 AUTHOR, OTHER_AUTHOR = UserId(1), UserId(2)
@@ -50,7 +51,7 @@ async def elements(cache: Valkey, store: TimelineStore, user: UserId = VIEWER) -
 
 
 async def held(cache: Valkey, store: TimelineStore) -> Window | None:
-    return timelines.decode(await elements(cache, store))
+    return windows.decode(await elements(cache, store))
 
 
 async def build(store: TimelineStore, snapshot: Window, user: UserId = VIEWER) -> None:
@@ -330,12 +331,12 @@ async def test_owner_that_was_replaced_changes_nothing(
     ("stored", "decoded"),
     [
         ([], None),
-        ([timelines.MARK_ID + bytes(24)], None),
-        ([timelines.MARK_ID + bytes(24), encode(entry(1))], None),
+        ([windows.MARK_ID + bytes(24)], None),
+        ([windows.MARK_ID + bytes(24), encode(entry(1))], None),
         ([COMPLETE], Window([], 0)),
         ([encode(entry(2)), COMPLETE], window(2)),
         ([encode(entry(2)), encode(entry(1))], window(2, 1, floor=1)),
     ],
 )
 def test_stored_elements_are_read_as_windows(stored: list[bytes], decoded: Window | None):
-    assert timelines.decode(stored) == decoded
+    assert windows.decode(stored) == decoded

@@ -18,11 +18,12 @@ from mesh.settings import Settings
 from servers import timeline_service
 from servers.home_skeleton import HomeSkeleton
 from servers.viewers import Viewers
-from storage import candidates, database, outbox, purges, timelines
+from storage import candidates, database, outbox, purges, timelines, windows
 from storage.database import Connection, Pool
 from storage.followers import FollowerStore
 from storage.outbox import Unsent
 from storage.timelines import TimelineStore
+from storage.windows import Packed
 from workers.fanout_worker import FanoutWorker
 from workers.outbox_relay import Relay
 
@@ -131,13 +132,13 @@ def end_of_window_is_the_end(patch: pytest.MonkeyPatch) -> None:
 
 def pages_below_a_truncated_source(patch: pytest.MonkeyPatch) -> None:
     """Merged windows are read down to the oldest floor, where one of them has ended before."""
-    merge = timeline.merge
+    merge = windows.merge
 
-    def too_deep(windows: Sequence[Window]) -> Window:
-        merged = merge([Window(window.entries, 0) for window in windows])
-        return Window(merged.entries, min(window.floor for window in windows))
+    def too_deep(parts: Sequence[Packed]) -> Window:
+        merged = merge([Packed(window.elements, 0) for window in parts])
+        return Window(merged.entries, min(window.floor for window in parts))
 
-    patch.setattr(timeline, "merge", too_deep)
+    patch.setattr(windows, "merge", too_deep)
 
 
 def tier_read_at_fan_out(patch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from domain.ids import TweetId, UserId
 from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
-from storage import timelines, valkey
+from storage import valkey, windows
 from storage.followers import Change, FollowerStore
-from storage.timelines import ENTRY_BYTES, TimelineStore, WindowKind, encode
+from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
+from storage.windows import ENTRY_BYTES, encode
 
 VIEWER = UserId(500)
 AUTHORS = (UserId(1), UserId(2), VIEWER)
@@ -135,14 +136,14 @@ class Story:
         found = await elements(self.cache, self.store)
         assert all(len(element) == ENTRY_BYTES for element in found)
         assert found == sorted(set(found), reverse=True)
-        decoded = timelines.decode(found)
+        decoded = windows.decode(found)
         if decoded is not None:
             assert len(decoded.entries) <= self.length * 1.1 + 1
 
     async def check_against_truth(self) -> None:
         for who in AUTHORS:
             await self.deliver(who, len(self.truth.log[who]))
-        decoded = timelines.decode(await elements(self.cache, self.store))
+        decoded = windows.decode(await elements(self.cache, self.store))
         if decoded is not None:
             everything = sorted(self.truth.alive, reverse=True)
             assert list(decoded.entries) == [

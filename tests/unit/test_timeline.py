@@ -145,6 +145,12 @@ def test_pages_of_any_limit_laid_end_to_end_are_the_whole(case: Case, limit: int
     assert laid == whole
 
 
+@given(cases(), st.integers(1, 7), st.integers(1, 4))
+def test_entries_that_stand_there_several_times_count_once(case: Case, limit: int, times: int):
+    repeated = [entry for entry in case.entries for _ in range(times)]
+    assert cut(case, Window(repeated, 0), limit=limit).entries == naive(case)[:limit]
+
+
 @given(cases(), st.integers(0, 130), st.integers(0, 130), st.integers(1, 50))
 def test_page_between_two_ids_is_that_part_of_the_whole(
     case: Case, below: int, above: int, limit: int
@@ -187,36 +193,6 @@ def test_window_cut_anywhere_never_gives_a_wrong_entry(
         assert (page.entries, page.has_more) == (part[:limit], len(part) > limit)
     else:
         assert page.entries == part[: len(page.entries)]
-
-
-@given(cases(), st.lists(st.tuples(st.sets(st.integers(0, 60)), st.integers(0, 60)), max_size=4))
-def test_merged_windows_are_complete_down_to_the_newest_floor(
-    case: Case, parts: list[tuple[set[int], int]]
-):
-    """Each window holds some authors' entries down to a floor; together they hold all."""
-    windows: list[Window] = []
-    left = list(case.entries)
-    for positions, length in parts:
-        mine = [case.entries[p] for p in sorted(positions) if p < len(case.entries)]
-        left = [entry for entry in left if entry not in mine]
-        windows.append(_cut_off(mine, length))
-    windows.append(_cut_off(left, 45))
-
-    merged = timeline.merge(windows)
-
-    assert merged.floor == max(window.floor for window in windows)
-    assert [e for e in merged.entries if e[0] >= merged.floor] == list(merged.entries)
-    assert list(merged.entries) == [e for e in case.entries if e[0] >= merged.floor]
-
-
-def _cut_off(entries: list[Entry], length: int) -> Window:
-    kept = entries[: max(1, length)]
-    return Window(kept, kept[-1][0] if len(kept) < len(entries) else 0)
-
-
-def test_nothing_merged_is_a_complete_empty_window():
-    assert timeline.merge([]) == Window([], 0)
-    assert timeline.merge([Window([], 0), Window([], 0)]) == Window([], 0)
 
 
 @pytest.mark.parametrize(

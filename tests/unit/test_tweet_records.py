@@ -130,7 +130,8 @@ def test_kept_frame_takes_the_marks_of_each_viewer(
     row: TweetRow, author: user_pb2.UserSummary, liked: bool, retweeted: bool
 ):
     record = stored(row)
-    record.frame(tweet_records.author_field(author))
+    tweet = tweet_records.tweet_bytes(record, tweet_records.author_field(author))
+    record.kept_frame = tweet_records.frame(tweet + tweet_records.UNMARKED)
 
     page = record.marked_frame(tweet_records.MARKS[liked, retweeted])
 
