@@ -12,7 +12,7 @@ import pytest_asyncio
 from domain.timeline import Viewer
 from mesh.settings import Settings
 from storage import candidates, database
-from storage.valkey_connection import Command, SharedConnection
+from storage.valkey_connection import SharedConnection
 from tests.edges import (
     PULL,
     PUSH,
