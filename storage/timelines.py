@@ -1,6 +1,6 @@
 """Timeline windows in the cache Valkey: home timelines, and recent entries of pulled authors.
 
-Structure (see storage/functions/timelines.lua, which owns the details):
+Structure (see storage/functions/windows.lua, which owns the details):
     timeline:{sN}:<viewer>   list of 32-byte entries, newest first; absent, or complete to its floor
     recent:{sN}:<author>     the same, for an author's pulled tweets
     built:{sN}:<viewer>      newest id of the snapshot that the timeline was last rebuilt from
@@ -31,6 +31,7 @@ from storage.valkey import Valkey
 ENTRY = struct.Struct(">QQQQ")
 ENTRY_BYTES = ENTRY.size
 COMPLETE = bytes(ENTRY_BYTES)
+LIBRARY_PARTS = ("windows", "heads", "timelines", "followers")
 MARK_ID = b"\xff" * 8
 MARK_LIFETIME_S = 10  # a rebuild that takes longer is given up, and another may begin
 RECENT_KEEP_S = 30 * 86_400
@@ -250,10 +251,9 @@ async def call_function(valkey: Valkey, name: str, keys: list[str], arguments: l
 
 
 def library_source() -> str:
-    """Returns timelines.lua and, in the same library, followers.lua."""
+    """Returns the library of windows, whose parts are loaded as one."""
     folder = files("storage").joinpath("functions")
-    parts = [folder.joinpath(name).read_text() for name in ("timelines.lua", "followers.lua")]
-    return "\n".join(parts)
+    return "\n".join(folder.joinpath(f"{part}.lua").read_text() for part in LIBRARY_PARTS)
 
 
 async def load_functions(valkey: Valkey) -> None:
