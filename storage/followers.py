@@ -143,7 +143,7 @@ class _Queue:
                 continue
             if reply == b"missing":
                 missing[author] = None
-                reply = b""  # noqa: PLW2901 -- it begins anew
+                reply = b""
             elif reply != progress:
                 served.add(author)
             left.append((op, author, argument, reply))
