@@ -20,7 +20,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import deliveries, home, posts, rows, stack, tools, world
+from bench import beside, deliveries, home, posts, rows, stack, tools, world
 from bench.rows import Row
 from mesh import settings as settings_module
 from mesh.settings import Settings
@@ -101,10 +101,13 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         if "post" in parts:
             console.print("posting")
             measured += await posts.measure(running, made, echo_port)
-        await running.stop("echo", "tweet_server", "outbox_relay", "fanout_worker")
+        await running.stop("outbox_relay", "fanout_worker")
         if "fanout" in parts:
             console.print("fan-out")
             measured += await deliveries.measure(running, made)
+            console.print("home reads beside fan-out")
+            await running.start("timeline_server")
+            measured += await beside.measure(running, made, echo_port)
     for line in (settings.data / "logs" / "timeline_server-1.log").read_text().splitlines():
         if CACHE_LINE in line:
             console.print(line.partition(CACHE_LINE)[2].strip())
