@@ -1,6 +1,6 @@
 """`make bench`: measures side by side in one run, prints a table, writes bench/latest.json.
 
-    python -m bench [--data GRAPH] [--only home,rest,freshness,mixed,peer,post,fanout]
+    python -m bench [--data GRAPH] [--only home,rest,freshness,costs,mixed,peer,post,fanout]
 
 Takes about nine minutes on two cores, two of them of mixed load. The goals are for an otherwise
 idle machine; absolute figures move from run to run, ratios less. The exit status is 0 when
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench import (
+    costs,
     deliveries,
     freshness,
     home,
@@ -41,8 +42,9 @@ from ops.children import StartError
 
 GRAPH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ego-twitter.csv.xz"
 LATEST = Path(__file__).with_name("latest.json")
-PARTS = ("home", "rest", "freshness", "mixed", "peer", "post", "fanout")
-READING = {"home", "rest", "freshness", "mixed", "peer"}
+PARTS = ("home", "rest", "freshness", "costs", "mixed", "peer", "post", "fanout")
+READING = set(PARTS) - {"post", "fanout"}
+WITH_ALL_WINDOWS = {"freshness", "costs", "mixed"}
 # Low enough that the real graph has accounts that are pulled: 43 of them.
 INFLUENCER_FOLLOWERS = 1_000
 CACHE_LINE = "cache: "  # what timeline_server says of its caches when it stops
@@ -113,7 +115,7 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         if "peer" in parts:
             console.print("home reads with other systems' commands")
             measured += await peer_reads.measure(running, made, page)
-        if "freshness" in parts or "mixed" in parts:
+        if WITH_ALL_WINDOWS & set(parts):
             measured += await _with_all_windows(running, made, parts)
         await running.stop("timeline_server")
         if {"post", "fanout", "peer"} & set(parts):
@@ -144,6 +146,9 @@ async def _with_all_windows(
     if "freshness" in parts:
         console.print("freshness")
         measured.append(await freshness.measure(running, made, audience))
+    if "costs" in parts:
+        console.print("what each process spends on a call")
+        measured += await costs.measure(running, made)
     if "mixed" in parts:
         console.print("mixed load")
         measured += await mixed.measure(running, made)

@@ -65,7 +65,7 @@ class Mix:
 
 async def measure(stack: BenchStack, world: World) -> list[Row]:
     """The rows. Every account must have a window. Raises LoadFailed where no rate is sustained."""
-    requests = _requests(stack, world)
+    requests = encoded_mix(stack, world)
     draw = random.Random(7)  # noqa: S311 -- not a secret
     async with verification.opened(stack) as verifier:
 
@@ -98,8 +98,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
         f"open loop, random gaps (Poisson), {highest / 2:,.0f} calls a second for {SECONDS:.0f} s,"
         f" half of {highest:,.0f}, the highest that was sustained (steps of {STEP - 1:.0%},"
         f" {STEP_S:.0f} s each: nothing failed, every p99 under {LATE_MS:.0f} ms, fan-out done"
-        f" within {BEHIND_MAX_S:.0f} s); 60 % home reads and 10 % posts by {len(world.viewers):,}"
-        " random accounts, 30 % user timelines of accounts drawn evenly, mostly not in a cache;"
+        f" within {BEHIND_MAX_S:.0f} s); 60 % home reads, 30 % user timelines, 10 % posts, by and"
+        f" of {len(world.viewers):,} random accounts, in each the same, as in that mix;"
         f" {mix.failed} of {answered + mix.failed:,} calls failed; p50 of home"
         f" {home.percentile_ms(0.5):.1f}, user {user.percentile_ms(0.5):.1f}, post"
         f" {post.percentile_ms(0.5):.1f} ms, p99 of user {user.percentile_ms(0.99):.1f} ms;"
@@ -116,7 +116,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
     ]  # fmt: skip
 
 
-def _requests(stack: BenchStack, world: World) -> dict[str, Iterator[Request]]:
+def encoded_mix(stack: BenchStack, world: World) -> dict[str, Iterator[Request]]:
+    """Random calls of each kind, without end: by the viewers, user timelines of the viewers."""
     draw = random.Random(8)  # noqa: S311 -- not a secret
     timelines = f"127.0.0.1:{stack.port('timeline_server')}"
     tweets = f"127.0.0.1:{stack.port('tweet_server')}"
@@ -128,7 +129,7 @@ def _requests(stack: BenchStack, world: World) -> dict[str, Iterator[Request]]:
             draw.choice(world.tokens),
             timeline_pb2.GetUserTimelineRequest(id=account, limit=PAGE_TWEETS).SerializeToString(),
         )
-        for account in draw.sample(world.accounts, min(ENCODED, len(world.accounts)))
+        for account in world.viewers
     ]
     posts = [
         http2.request(

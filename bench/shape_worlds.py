@@ -51,13 +51,13 @@ def account_id(number: int) -> UserId:
     return UserId(number << ID_BITS)
 
 
-def random_rank(uniform: float, accounts: int) -> int:
-    """Returns the rank, from 1 on, that a number in [0, 1) draws: as SQL does it below. How often
-    a rank is drawn falls with (rank + POPULARITY_HEAD) to the power POPULARITY."""
+def law(accounts: int) -> dict[str, float]:
+    """Returns what the statement below needs to draw ranks from 1 to `accounts`: of u, uniform in
+    [0, 1), rank floor((low + u * span) ** power - head) + 1 comes as often as (rank + head) to the
+    power -POPULARITY says."""
     power = 1 - POPULARITY
     low, high = POPULARITY_HEAD**power, (accounts + POPULARITY_HEAD) ** power
-    drawn = (low + uniform * (high - low)) ** (1 / power) - POPULARITY_HEAD
-    return min(accounts, 1 + int(drawn))
+    return {"low": low, "span": high - low, "power": 1 / power, "head": POPULARITY_HEAD}
 
 
 async def make(settings: Settings, plan: Plan) -> None:
@@ -110,6 +110,7 @@ async def _make_follows(connection: Connection, plan: Plan) -> None:
     if plan.graph is not None:
         await _copy(connection, _read_graph(plan.graph))
     elif plan.follows:
+        crowd = plan.accounts - plan.reserved
         await connection.execute(
             "INSERT INTO drawn SELECT DISTINCT 1 + (follower * %(mixer)s) %% %(accounts)s, followee"
             " FROM (SELECT least(%(accounts)s, 1 + floor((%(low)s + random() * %(span)s)"
@@ -117,7 +118,7 @@ async def _make_follows(connection: Connection, plan: Plan) -> None:
             "  least(%(accounts)s, 1 + floor((%(low)s + random() * %(span)s)"
             "   ^ %(power)s - %(head)s)::bigint) AS follower"
             "  FROM generate_series(1, %(follows)s)) AS pairs",
-            _law(plan),
+            law(crowd) | {"accounts": crowd, "follows": plan.follows, "mixer": MIXER},
         )
     await _copy(connection, plan.more)
     await connection.execute(
@@ -131,20 +132,6 @@ async def _make_follows(connection: Connection, plan: Plan) -> None:
         )
     for index in indexes:
         await connection.execute(index.encode())
-
-
-def _law(plan: Plan) -> dict[str, float | int]:
-    power, accounts = 1 - POPULARITY, plan.accounts - plan.reserved
-    low, high = POPULARITY_HEAD**power, (accounts + POPULARITY_HEAD) ** power
-    return {
-        "accounts": accounts,
-        "follows": plan.follows,
-        "mixer": MIXER,
-        "low": low,
-        "span": high - low,
-        "power": 1 / power,
-        "head": POPULARITY_HEAD,
-    }
 
 
 async def _make_users(connection: Connection, plan: Plan) -> None:

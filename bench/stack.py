@@ -36,10 +36,16 @@ class BenchStack:
     """Where everything is; the servers, once `place_processes` was called."""
     local: LocalStack
     folder: Path
-    cache_process_id: int
+    store_process_ids: dict[str, int]
+    """Of `postgres`, `cache` and `eventlog`."""
     _lock: int
     _specs: dict[str, ChildSpec] = field(default_factory=dict[str, ChildSpec])
     _children: dict[str, Child] = field(default_factory=dict[str, Child])
+
+    @property
+    def cache_process_id(self) -> int:
+        """The process of the cache Valkey."""
+        return self.store_process_ids["cache"]
 
     def place_processes(self) -> None:
         """Takes ports for Chirp's processes and the gateway. Shortly before they start, or somebody
@@ -181,8 +187,12 @@ async def opened(settings: Settings) -> AsyncGenerator[BenchStack]:
                 assert store.child is not None, "bench/__main__.py leaves no address set"
                 started.append(Child(store.child, _say))
                 await started[-1].start()
-            cache_process_id = started[1].process_id
-            assert cache_process_id is not None
+            names = ("postgres", "cache", "eventlog")
+            store_ids = {
+                name: child.process_id
+                for name, child in zip(names, started, strict=True)
+                if child.process_id is not None
+            }
             known = settings.model_copy(
                 update={
                     "keys": folder / "keys",
@@ -193,7 +203,7 @@ async def opened(settings: Settings) -> AsyncGenerator[BenchStack]:
             )
             tokens.ensure_keys(known)
             await database.migrate(known.database_url)
-            stack = BenchStack(known, local, folder, cache_process_id, lock)
+            stack = BenchStack(known, local, folder, store_ids, lock)
             yield stack
         finally:
             if stack is not None:
