@@ -21,8 +21,8 @@ from storage import bulk, valkey
 from storage.timelines import Keys, WindowKind
 
 COSTS = Path(__file__).with_name("costs.json")
-RATES = {"home": 500.0, "user": 200.0, "post": 150.0}
-SECONDS = 6.0
+RATES = {"home": 1_500.0, "user": 200.0, "post": 250.0}
+SECONDS = 4.0
 WARM_UP_S = 1.0
 CONNECTIONS = 4
 PROCESSES = ("timeline_server", "tweet_server", "graph_server", "outbox_relay", "fanout_worker")
@@ -114,7 +114,7 @@ async def _sizes(stack: BenchStack, world: World) -> dict[str, float]:
             await cast(Any, cache).memory_usage(keys.window(WindowKind.TIMELINE, account))
             for account in world.viewers[:200]
         ]
-        info = cast(dict[str, Any], await cache.info("memory"))
+        info = await cache.info("memory")
     sizes["full_window"] = float(max(windows))
     sizes["valkey_used"] = float(info["used_memory"])
     return sizes

@@ -35,7 +35,7 @@ HOME_GOAL_MS, POST_GOAL_MS = 20.0, 30.0
 FIRST_RATE = 400.0
 STEP = 1.35
 RATE_MAX = 20_000.0  # the client's own limit is below it
-STEP_S = 3.0
+STEP_S = 2.5
 WARM_UP_S = 2.0
 LATE_MS = 100.0  # a rate whose p99 is above it is not sustained
 BEHIND_MAX_S = 1.0  # nor one after which fan-out needs longer
@@ -97,7 +97,7 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
     how = (
         f"open loop, random gaps (Poisson), {highest / 2:,.0f} calls a second for {SECONDS:.0f} s,"
         f" half of {highest:,.0f}, the highest that was sustained (steps of {STEP - 1:.0%},"
-        f" {STEP_S:.0f} s each: nothing failed, every p99 under {LATE_MS:.0f} ms, fan-out done"
+        f" {STEP_S:g} s each: nothing failed, every p99 under {LATE_MS:.0f} ms, fan-out done"
         f" within {BEHIND_MAX_S:.0f} s); 60 % home reads, 30 % user timelines, 10 % posts, by and"
         f" of {len(world.viewers):,} random accounts, in each the same, as in that mix;"
         f" {mix.failed} of {answered + mix.failed:,} calls failed; p50 of home"

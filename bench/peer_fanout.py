@@ -184,7 +184,7 @@ async def _audiences(stack: BenchStack, world: World) -> list[list[bytes]]:
 
 async def _fill(stack: BenchStack, keys: Sequence[bytes], kind: str, length: int) -> None:
     """Gives every follower a full feed of older entries."""
-    template = b"peer:template"
+    template = "peer:template"
     ids = [FIRST_ID - number for number in range(length)]
     async with valkey.connect(stack.settings.valkey_url, stack.settings) as cache:
         await cache.delete(template)
@@ -195,7 +195,7 @@ async def _fill(stack: BenchStack, keys: Sequence[bytes], kind: str, length: int
         for start in range(0, len(keys), PER_PIPELINE):
             pipeline = cache.pipeline(transaction=False)
             for key in keys[start : start + PER_PIPELINE]:
-                pipeline.copy(template, key, replace=True)
+                pipeline.copy(template, key.decode(), replace=True)
             await pipeline.execute()
         await cache.delete(template)
 

@@ -14,7 +14,7 @@ from bench.world import World
 from storage import valkey
 from storage.timelines import Keys, WindowKind, decode
 
-TURNS, TURN_S = 2, 2.5
+TURNS, TURN_S = 2, 1.5
 FEED_LENGTH = 400  # Mastodon's MAX_ITEMS
 LIST_LENGTH = 300  # Misskey's default for a home timeline
 READ_AT_ONCE = 100

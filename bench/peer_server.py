@@ -64,7 +64,7 @@ async def serve(listen: str) -> None:
         database.open_pool(settings) as pool,
     ):
         server = grpc.aio.server(options=SERVER_OPTIONS)
-        handlers = {
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             name: grpc.unary_unary_rpc_method_handler(_answering(read))
             for name, read in _mixes(hot, pool).items()
         }

@@ -69,7 +69,7 @@ async def make(settings: Settings, plan: Plan) -> None:
         await connection.execute("SET maintenance_work_mem = '1GB'")
         await connection.execute("SET work_mem = '512MB'")
         await connection.execute(
-            "TRUNCATE users, sessions, follows, tweets, likes, outbox, purges, blocks, mutes"
+            "TRUNCATE users, tweets, outbox, purges CASCADE"  # and all that refers to them
         )
         await _make_follows(connection, plan)
         await _make_users(connection, plan)

@@ -113,7 +113,7 @@ class BenchStack:
         await self.stop(*reversed(self._children))
 
     async def _start_python(
-        self, name: str, module: str, arguments: Sequence[str], services: Sequence[str]
+        self, name: str, module: str, arguments: Sequence[str], services: tuple[str, ...]
     ) -> None:
         """Starts a server of the benchmarks' own; the first argument is where it listens."""
         stores = {
