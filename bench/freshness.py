@@ -121,8 +121,9 @@ async def measure(stack: BenchStack, made: World, audience: Audience) -> Row:
         f" {len(audience.followers):,} followers, all with a window and a lease, pushed as an"
         f" influencer's; of these {len(ordered)} posts p50 {p50:.1f} ms; {len(readers)} followers"
         f" read again and again, with pauses of {1000 * PAUSE_S:g} ms, until all saw it, those whom"
-        " fan-out reaches last in each shard among them; at the end all followers saw the last one; the"
-        " others by random accounts, every account's window full; one process of each server and worker, PostgreSQL with"
+        " fan-out reaches last in each shard among them; at the end all followers saw the last one;"
+        " the others by random accounts, every account's window full; one process of each server"
+        " and worker, PostgreSQL with"
         " fsync, two Valkeys and the client (grpc.aio) on the same cores, nothing else",
     )  # fmt: skip
 
