@@ -38,6 +38,8 @@ REPLICAS = 2  # of each Valkey shard and of each PostgreSQL shard
 FOLLOWS_EACH = 200  # the second design document's
 READS_EACH_DAY = 10  # likewise
 DAYS_HOT = 30  # of tweets whose rows and indexes should be in PostgreSQL's memory
+ROWS_HOT = 0.25  # of those, and of accounts and follows, what is touched often: own estimate
+LOG_BYTES, LOG_COPIES = 200, 3  # of an event, about; kept for a day
 DAY_S = 86_400
 YEAR_DAYS = 365
 
@@ -143,11 +145,11 @@ def needs(target: Target, costs: Costs, posts_cost: Summary) -> list[Need]:
             memory_bytes=REPLICAS * (windows + follower_lists),
         ),
         Need("event log", cores(posts, costs.post.get("eventlog", 0.0)),
-             disk_bytes=3 * tweets * 200),  # three copies of a day
+             disk_bytes=LOG_COPIES * LOG_BYTES * tweets),
         Need(
             "PostgreSQL",
             REPLICAS * cores(posts, costs.post.get("postgres", 0.0)),
-            memory_bytes=REPLICAS * (DAYS_HOT * tweets * costs.tweet_bytes + rows) / 4,
+            memory_bytes=REPLICAS * ROWS_HOT * (DAYS_HOT * tweets * costs.tweet_bytes + rows),
             disk_bytes=REPLICAS * (YEAR_DAYS * tweets * costs.tweet_bytes + rows),
         ),
     ]  # fmt: skip
@@ -182,7 +184,7 @@ def tables(costs: Costs) -> str:
     for target in TARGETS:
         parts.append(_needs_table(target, costs, usual))
     parts.append(_burst_table(costs))
-    parts.append(_one_machine(costs, usual))
+    parts.append(_limits_table(costs, usual))
     return "\n".join(parts)
 
 
@@ -259,18 +261,34 @@ def _burst_table(costs: Costs) -> str:
     return _table("How long fan-out takes at the peak (simulated)", heads, rows, said)
 
 
-def _one_machine(costs: Costs, usual: Summary) -> str:
-    read = sum(read_us(costs, usual.pulled_followees))
-    each_post = sum(costs.post.values()) + 2e6 * usual.deliveries / costs.deliveries_s
-    mixed = (5 * read + each_post) / 6
-    rows = [
-        [str(count), _number(UTILISATION * count * 1e6 / mixed * 5 / 6),
-         _number(UTILISATION * count * 1e6 / mixed / 6)]
-        for count in (2, 16, 64)
-    ]  # fmt: skip
-    return _table(
-        "One machine, five reads to a post", ["cores", "reads a second", "posts a second"], rows
+def _limits_table(costs: Costs, usual: Summary) -> str:
+    """Where each single thing ends, in mean rates: what stands first breaks first."""
+    usable = UTILISATION / PEAK * 1e6  # microseconds of a core in a second of mean load
+    delivery_us = usual.deliveries * 1e6 / costs.deliveries_s
+    server_us, valkey_us = read_us(costs, usual.pulled_followees)
+    # What fan-out costs is in the deliveries, measured where batches are as full as at a peak.
+    beside = sum(us for name, us in costs.post.items() if name not in ("fanout_worker", "valkey"))
+    post_us = 5 * (server_us + valkey_us) + beside + 2 * delivery_us
+    relay_us, log_us = costs.post["outbox_relay"], costs.post["eventlog"]
+    limits: list[tuple[str, str, float]] = [
+        (f"one machine of {count} cores, five reads to a post", "all its cores", count / post_us)
+        for count in (2, NODE_CORES)
+    ]
+    limits += [
+        ("one Valkey for windows", "its core, with the reads", 1 / (delivery_us + 5 * valkey_us)),
+        ("one worker process", "its core", 1 / delivery_us),
+        ("one relay: only one leads", "its core; less where batches are fuller", 1 / relay_us),
+        ("one Valkey for the log", "its core; likewise", 1 / log_us),
+        (f"one PostgreSQL of {NODE_CORES} cores", "its cores", NODE_CORES / costs.post["postgres"]),
+    ]
+    rows = [[what, why, _number(usable * posts)] for what, why, posts in limits]
+    users = NODE_BYTES * NODE_MEMORY_USED / (MATERIALISED * costs.window_bytes)
+    said = (
+        f"In posts a second, as a mean over the day, with a peak of {PEAK:g} times and"
+        f" {UTILISATION:.0%} of a core used. By memory, one machine of {NODE_BYTES / 1e9:.0f} GB"
+        f" holds the windows of {users / 1e6:.1f} million users.\n"
     )
+    return _table("Where one of each ends", ["what", "by", "posts a second"], rows, said)
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], said: str = "") -> str:
