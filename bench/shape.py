@@ -134,7 +134,7 @@ async def _by_followers(running: BenchStack, size: int) -> None:
     for followers, (count, tweets) in AUDIENCES.items():
         authors = [account_id(number + place) for place in range(1, count + 1)]
         number += count
-        cost = await shape_fanout.fanout_cost(running, authors, tweets)
+        cost = await shape_fanout.fanout_cost(running, authors, tweets, aside=account_id(1))
         each = 1e6 * cost.warm_s / cost.deliveries
         cold = 1_000 * cost.cold_s / len(authors)
         note = (
