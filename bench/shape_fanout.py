@@ -31,8 +31,11 @@ class FanoutCost:
     """By the warm ones: the worker's own count of what was inserted."""
 
 
-async def fanout_cost(stack: BenchStack, authors: Sequence[UserId], tweets_each: int) -> FanoutCost:
-    """Runs the worker's handler and its consumer loop here. All followers must have windows."""
+async def fanout_cost(
+    stack: BenchStack, authors: Sequence[UserId], tweets_each: int, *, aside: UserId
+) -> FanoutCost:
+    """Runs the worker's handler and its consumer loop here. All followers must have windows. A
+    tweet of `aside`, another author, comes first: taking the log's partitions is not fan-out."""
     settings = stack.settings
     async with (
         fanout_worker.open_worker(settings) as worker,
