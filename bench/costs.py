@@ -2,7 +2,7 @@
 
 Each kind of call is made alone, at a fixed rate (open loop) that the machine carries easily; CPU
 time is read from /proc before and after, of PostgreSQL with all its processes. docs/capacity.md and
-bench/capacity.py are built on these figures.
+bench/capacity_model.py are built on these figures.
 """
 
 import asyncio

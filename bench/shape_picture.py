@@ -119,15 +119,13 @@ def decades(low: float, high: float) -> tuple[int, int]:
 
 
 def _panel(panel: Panel, points: Sequence[Point]) -> str:
-    # Nothing has a logarithm at 0: that point stands half a step left of 1.
-    xs = [max(0.5, point.x) for point in points]
+    # 0 has no logarithm: it stands where 0.1 would be.
+    xs = [max(0.1, point.x) for point in points]
     curves = [(LINE, panel.columns[0], [point.cpu_us for point in points])]
     if panel.columns[2]:
         curves.append((CACHE_LINE, panel.columns[2], [point.cache_us for point in points]))
     values = [max(1e-3, value) for _, _, curve in curves for value in curve]
     x_range, y_range = decades(min(xs), max(xs)), decades(min(values), max(values))
-    if min(xs) < 1:
-        x_range = (-1, x_range[1])
 
     def at(x: float, y: float) -> tuple[float, float]:
         part_x = (math.log10(x) - x_range[0]) / (x_range[1] - x_range[0])

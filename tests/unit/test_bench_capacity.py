@@ -1,8 +1,8 @@
 import pytest
 
-from bench import burst, capacity
+from bench import burst, capacity_model
 from bench.burst import ALL_PUSHED, Population, Tiers
-from bench.capacity import Costs, Need, Target
+from bench.capacity_model import Costs, Need, Target
 
 SMALL = Population(mean=200.0, greatest=1e6)
 COSTS = Costs(
@@ -76,7 +76,7 @@ def test_a_lone_post_takes_as_long_as_its_deliveries() -> None:
 
 
 def test_cores_are_the_rate_at_its_peak_over_what_a_core_may_do() -> None:
-    assert capacity.cores(1_000, 200) == pytest.approx(1_000 * 3 * 200e-6 / 0.6)
+    assert capacity_model.cores(1_000, 200) == pytest.approx(1_000 * 3 * 200e-6 / 0.6)
 
 
 @pytest.mark.parametrize(
@@ -89,17 +89,17 @@ def test_cores_are_the_rate_at_its_peak_over_what_a_core_may_do() -> None:
     ],
 )
 def test_machines_are_by_cores_or_by_memory(need: Need, machines: int) -> None:
-    assert capacity.nodes(need) == machines
+    assert capacity_model.nodes(need) == machines
 
 
 @pytest.mark.parametrize(("x", "value"), [(-1, 10), (0, 10), (5, 15), (10, 20), (15, 40), (99, 60)])
 def test_between_points_a_curve_is_straight(x: float, value: float) -> None:
-    assert capacity.between([(0, 10), (10, 20), (20, 60)], x) == pytest.approx(value)
+    assert capacity_model.between([(0, 10), (10, 20), (20, 60)], x) == pytest.approx(value)
 
 
 def test_a_read_grows_with_the_pulled_authors_its_reader_follows() -> None:
-    assert capacity.read_us(COSTS, 0) == (200, 20)
-    assert capacity.read_us(COSTS, 50) == (400, 60)
+    assert capacity_model.read_us(COSTS, 0) == (200, 20)
+    assert capacity_model.read_us(COSTS, 50) == (400, 60)
 
 
 def test_twice_the_posts_need_twice_the_workers_and_as_many_reads_the_same_servers() -> None:
@@ -107,8 +107,8 @@ def test_twice_the_posts_need_twice_the_workers_and_as_many_reads_the_same_serve
     once = Target("once", users=1e6, reads_s=1_000, posts_s=100)
     twice = Target("twice", users=1e6, reads_s=1_000, posts_s=200)
 
-    few = {need.what: need.cores for need in capacity.needs(once, COSTS, usual)}
-    many = {need.what: need.cores for need in capacity.needs(twice, COSTS, usual)}
+    few = {need.what: need.cores for need in capacity_model.needs(once, COSTS, usual)}
+    many = {need.what: need.cores for need in capacity_model.needs(twice, COSTS, usual)}
 
     assert many["fanout_worker"] == pytest.approx(2 * few["fanout_worker"])
     assert many["timeline_server"] == few["timeline_server"]
