@@ -22,6 +22,8 @@ from bench.capacity_model import (
 )
 
 DOCUMENT = FOLDER.parent / "docs" / "capacity.md"
+READS_A_POST = 5  # the second design document's
+LINES = (3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
@@ -31,6 +33,7 @@ def tables(costs: Costs) -> str:
     usual = burst.summarise(Population(), Tiers(), burst.LIKELY)
     for target in TARGETS:
         parts.append(_needs_table(target, costs, usual))
+    parts.append(_line_table(costs))
     parts.append(_burst_table(costs))
     parts.append(_limits_table(costs, usual))
     return "\n".join(parts)
@@ -85,6 +88,22 @@ def _needs_table(target: Target, costs: Costs, usual: Summary) -> str:
     return _table(f"The {target.name.split(':')[0]}", heads, rows, said)
 
 
+def _line_table(costs: Costs) -> str:
+    """What the line between pushing and pulling costs on either side of it."""
+    rows: list[list[str]] = []
+    for line in LINES:
+        found = burst.summarise(Population(), Tiers(influencer=line), burst.LIKELY)
+        reads_us = READS_A_POST * sum(capacity_model.read_us(costs, found.pulled_followees))
+        pushes_us = 2e6 * found.deliveries / costs.deliveries_s
+        rows.append(
+            [f"{line:,}", _number(found.pulled_followees), _number(found.deliveries),
+             _number(reads_us), _number(pushes_us), _number(reads_us + pushes_us)]
+        )  # fmt: skip
+    heads = ["pulled from followers on", "pulled authors a reader follows", "deliveries a post",
+             f"{READS_A_POST} reads, CPU-us", "deliveries, CPU-us", "both"]  # fmt: skip
+    return _table("Where the line between pushing and pulling belongs", heads, rows)
+
+
 def _burst_table(costs: Costs) -> str:
     rows: list[list[str]] = []
     posts_s = PEAK * TARGETS[1].posts_s
@@ -116,14 +135,22 @@ def _limits_table(costs: Costs, usual: Summary) -> str:
     server_us, valkey_us = capacity_model.read_us(costs, usual.pulled_followees)
     # What fan-out costs is in the deliveries, measured where batches are as full as at a peak.
     beside = sum(us for name, us in costs.post.items() if name not in ("fanout_worker", "valkey"))
-    post_us = 5 * (server_us + valkey_us) + beside + 2 * delivery_us
+    post_us = READS_A_POST * (server_us + valkey_us) + beside + 2 * delivery_us
     relay_us, log_us = costs.post["outbox_relay"], costs.post["eventlog"]
     limits: list[tuple[str, str, float]] = [
-        (f"one machine of {count} cores, five reads to a post", "all its cores", count / post_us)
+        (
+            f"one machine of {count} cores, {READS_A_POST} reads to a post",
+            "all its cores",
+            count / post_us,
+        )
         for count in (2, NODE_CORES)
     ]
     limits += [
-        ("one Valkey for windows", "its core, with the reads", 1 / (delivery_us + 5 * valkey_us)),
+        (
+            "one Valkey for windows",
+            "its core, with the reads",
+            1 / windows_us,
+        ),
         ("one worker process", "its core", 1 / delivery_us),
         ("one relay: only one leads", "its core; less where batches are fuller", 1 / relay_us),
         ("one Valkey for the log", "its core; likewise", 1 / log_us),
