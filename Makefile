@@ -57,6 +57,10 @@ check: dev ## Checks style, types, protos and arrows: what CI runs before the te
 bench: dev ## Measures side by side; writes bench/latest.json.
 	$(BIN)/python -m bench
 
+.PHONY: bench-shape
+bench-shape: dev ## Measures how costs grow with the graph; writes bench/shape.{json,md,svg}. AXES=fanout
+	$(BIN)/python -m bench.shape $(if $(AXES),--only $(AXES))
+
 # gRPC says on each start of a child that it leaves its own threads be.
 .PHONY: soak
 soak: dev ## Plays random histories on real processes that are killed meanwhile; MINUTES=5 SEED=.

@@ -1,16 +1,16 @@
 """`make bench`: measures side by side in one run, prints a table, writes bench/latest.json.
 
-    python -m bench [--data GRAPH] [--only home,rest,post,fanout]
+    python -m bench [--data GRAPH] [--only home,rest,freshness,costs,mixed,peer,post,fanout]
 
-Takes about five minutes on two cores. The goals are for an otherwise idle machine; absolute figures
-move from run to run, ratios less. The exit status is 0 when everything was measured (the table says
-which goals were met), 1 where something failed, and 2 where a tool is missing.
+Takes about nine minutes on two cores, two of them of mixed load. The goals are for an otherwise
+idle machine; absolute figures move from run to run, ratios less. The exit status is 0 when
+everything was measured (the table says which goals were met), 1 where something failed or `verify`
+found a difference, and 2 where a tool is missing.
 """
 
 import argparse
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,16 +20,31 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import beside, deliveries, home, posts, rows, stack, tools, world
+from bench import (
+    beside,
+    costs,
+    deliveries,
+    freshness,
+    home,
+    mixed,
+    peer_fanout,
+    peer_reads,
+    posts,
+    rows,
+    stack,
+    tools,
+    verification,
+    world,
+)
 from bench.rows import Row
 from mesh import settings as settings_module
 from mesh.settings import Settings
-from ops import embedded
 from ops.children import StartError
 
 GRAPH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ego-twitter.csv.xz"
 LATEST = Path(__file__).with_name("latest.json")
-PARTS = ("home", "rest", "post", "fanout")
+PARTS = ("home", "rest", "freshness", "costs", "mixed", "peer", "post", "fanout")
+WITH_ALL_WINDOWS = {"freshness", "costs", "mixed", "post"}
 # Low enough that the real graph has accounts that are pulled: 43 of them.
 INFLUENCER_FOLLOWERS = 1_000
 CACHE_LINE = "cache: "  # what timeline_server says of its caches when it stops
@@ -59,12 +74,13 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        _remove(folder)
+        stack.remove_folder(folder)
     Console().print(rows.table(measured))
-    if set(options.only) == set(PARTS):
-        rows.write_json(measured, LATEST)
-        console.print(f"written to {LATEST}")
-    return 0
+    out: Path | None = LATEST if set(options.only) == set(PARTS) else options.out
+    if out is not None:
+        rows.write_json(measured, out)
+        console.print(f"written to {out}")
+    return 1 if any(row.name == "verify" and not row.met for row in measured) else 0
 
 
 async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> list[Row]:
@@ -81,11 +97,9 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         running.place_processes()
         await running.start("tweet_server", "graph_server", "timeline_server")
         await running.start("outbox_relay", "fanout_worker", "gateway")
-        page = b""
-        if "home" in parts or "rest" in parts:
-            cold_rate, viewers = await home.materialise(running, made)
-            console.print(f"{viewers}; caches cold, {cold_rate:,.0f} reads/s")
-            page = await home.average_page(running, made)
+        cold_rate, viewers = await home.materialise(running, made)
+        console.print(f"{viewers}; caches cold, {cold_rate:,.0f} reads/s")
+        page = await home.average_page(running, made)
         tweet = await posts.one_tweet(running, made)
         echo_port, echo_gateway_port = await running.start_echo(page, tweet)
         if "home" in parts:
@@ -95,22 +109,53 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         if "rest" in parts:
             console.print("home reads by REST")
             measured += await home.by_rest(running, made, echo_gateway_port)
-        await running.stop("gateway", "echo-gateway", "timeline_server")
-        if "post" in parts or "fanout" in parts:
-            await deliveries.materialise_all(running, made)
-        if "post" in parts:
-            console.print("posting")
-            measured += await posts.measure(running, made, echo_port)
-        await running.stop("outbox_relay", "fanout_worker")
-        if "fanout" in parts:
+        await running.stop("gateway", "echo-gateway")
+        if "peer" in parts:
+            console.print("home reads with other systems' commands")
+            measured += await peer_reads.measure(running, made, page)
+        if WITH_ALL_WINDOWS & set(parts):
+            measured += await _with_all_windows(running, made, parts, echo_port)
+        await running.stop("timeline_server", "outbox_relay", "fanout_worker")
+        if "fanout" in parts or "peer" in parts:
             console.print("fan-out")
+            await deliveries.materialise_all(running, made)
             measured += await deliveries.measure(running, made)
-            console.print("home reads beside fan-out")
-            await running.start("timeline_server")
-            measured += await beside.measure(running, made, echo_port)
+            if "fanout" in parts:
+                console.print("home reads beside fan-out")
+                await running.start("timeline_server")
+                measured += await beside.measure(running, made, echo_port)
+                await running.stop("timeline_server")
+        if "peer" in parts:
+            console.print("fan-out with other systems' commands")
+            (ours,) = (row.value for row in measured if row.name == "fanout")
+            measured += await peer_fanout.measure(running, made, ours)
     for line in (settings.data / "logs" / "timeline_server-1.log").read_text().splitlines():
         if CACHE_LINE in line:
             console.print(line.partition(CACHE_LINE)[2].strip())
+    return measured
+
+
+async def _with_all_windows(
+    running: stack.BenchStack, made: world.World, parts: Sequence[str], echo_port: int
+) -> list[Row]:
+    """What is measured while posts fan out to everybody; then looks whether all is right."""
+    measured: list[Row] = []
+    audience = await freshness.gather_audience(running, made)
+    if "freshness" in parts:
+        console.print("freshness")
+        measured.append(await freshness.measure(running, made, audience))
+    if "costs" in parts:
+        console.print("what each process spends on a call")
+        measured += await costs.measure(running, made)
+    if "mixed" in parts:
+        console.print("mixed load")
+        measured += await mixed.measure(running, made)
+    if "post" in parts:
+        console.print("posting")
+        measured += await posts.measure(running, made, echo_port)
+    console.print("comparing timelines with the oracle")
+    with Progress(console=console) as progress:
+        measured.append(await verification.measure(running, made, audience.followers, progress))
     return measured
 
 
@@ -128,6 +173,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         default=list(PARTS),
         help=f"some of {','.join(PARTS)}; then latest.json is not written",
     )
+    parser.add_argument("--out", type=Path, help="where to write the rows of some parts")
     options = parser.parse_args(arguments)
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
@@ -157,13 +203,6 @@ def _say_complaints(folder: Path) -> None:
         lines = [line for line in log.read_text().splitlines() if COMPLAINT.search(line)]
         for line in lines[-COMPLAINTS_EACH:]:
             print(f"    {line}", file=sys.stderr)
-
-
-def _remove(folder: Path) -> None:
-    moved = folder / "postgres" / embedded.MOVED_FILE
-    if moved.exists():
-        shutil.rmtree(moved.read_text().strip(), ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ A call has failed where its stream ended without a message, which is how gRPC re
 
 import asyncio
 import itertools
+import random
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -111,18 +112,25 @@ async def run(
 
 
 async def run_at_rate(
-    port: int, requests: Iterator[Request], *, connections: int, rate: float, seconds: float
+    port: int,
+    requests: Iterator[Request],
+    *,
+    connections: int,
+    rate: float,
+    seconds: float,
+    draw: random.Random | None = None,
 ) -> Result:
-    """Open loop: calls leave when they are due, however late the answers are."""
+    """Open loop: calls leave when they are due, however late the answers are. They are due at even
+    gaps, or with `draw` at random ones, as many independent clients would make them (Poisson)."""
     result = Result()
     opened = [await _connect(port, result, lambda: None) for _ in range(connections)]
     turns = itertools.cycle(opened)
     started = time.perf_counter()
-    sent = 0
+    due = 0.0
     while (elapsed := time.perf_counter() - started) < seconds:
-        while sent < elapsed * rate:
-            next(turns).send(next(requests), started + sent / rate)
-            sent += 1
+        while due <= elapsed:
+            next(turns).send(next(requests), started + due)
+            due += draw.expovariate(rate) if draw else 1 / rate
         for connection in opened:
             connection.flush()
         await asyncio.sleep(0.001)

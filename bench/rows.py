@@ -55,6 +55,18 @@ def at_least(
     )
 
 
+def at_most(name: str, value: float, unit: str, *, goal: float, errors: int = 0, how: str) -> Row:
+    """Returns a row whose value must not be above a goal, in a run that saw no errors."""
+    return Row(
+        name=name,
+        value=_rounded(value),
+        unit=unit,
+        goal=f"value <= {goal:g}",
+        met=value <= goal and not errors,
+        how=how,
+    )
+
+
 def write_json(rows: Sequence[Row], path: Path) -> None:
     """Writes the rows whole; readers see the old file or the new one."""
     partial = path.with_suffix(".partial")

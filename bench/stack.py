@@ -6,8 +6,9 @@ the relay and the worker before it fills the log, and runs an echo beside them.
 """
 
 import os
+import shutil
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from ops.processes import KINDS
 from storage import database
 
 ROOT = Path(__file__).resolve().parent.parent
+PEER_SERVICE = "bench.PeerService"
 ECHO_SERVICES = ("chirp.v1.TimelineService", "chirp.v1.TweetService")
 STOP_S = 2.0
 
@@ -34,10 +36,16 @@ class BenchStack:
     """Where everything is; the servers, once `place_processes` was called."""
     local: LocalStack
     folder: Path
-    cache_process_id: int
+    store_process_ids: dict[str, int]
+    """Of `postgres`, `cache` and `eventlog`."""
     _lock: int
     _specs: dict[str, ChildSpec] = field(default_factory=dict[str, ChildSpec])
     _children: dict[str, Child] = field(default_factory=dict[str, Child])
+
+    @property
+    def cache_process_id(self) -> int:
+        """The process of the cache Valkey."""
+        return self.store_process_ids["cache"]
 
     def place_processes(self) -> None:
         """Takes ports for Chirp's processes and the gateway. Shortly before they start, or somebody
@@ -72,19 +80,16 @@ class BenchStack:
             file.write_bytes(content)
         listen = f"127.0.0.1:{port}"
         arguments = [listen, *map(str, files)]
-        await self._start(
-            "echo",
-            ChildSpec(
-                name="echo",
-                command=[sys.executable, "-m", "bench.echo", *arguments],
-                environment={**os.environ, "PYTHONPATH": str(ROOT)},
-                log=self.folder / "logs" / "echo.log",
-                ready=lambda: probes.grpc_serving(listen, ECHO_SERVICES),
-                stop_within_s=STOP_S,
-            ),
-        )
+        await self._start_python("echo", "bench.echo", arguments, ECHO_SERVICES)
         await self._start("echo-gateway", self._echo_gateway(port, gateway_port))
         return port, gateway_port
+
+    async def start_peers(self) -> int:
+        """Starts the server of other systems' command mixes; returns its port."""
+        port = embedded.free_port()
+        listen = f"127.0.0.1:{port}"
+        await self._start_python("peers", "bench.peer_server", [listen], (PEER_SERVICE,))
+        return port
 
     def port(self, name: str) -> int:
         """Where a server listens."""
@@ -106,6 +111,24 @@ class BenchStack:
     async def stop_all(self) -> None:
         """Stops every child, the last started first."""
         await self.stop(*reversed(self._children))
+
+    async def _start_python(
+        self, name: str, module: str, arguments: Sequence[str], services: tuple[str, ...]
+    ) -> None:
+        """Starts a server of the benchmarks' own; the first argument is where it listens."""
+        stores = {
+            "CHIRP_DATABASE_URL": self.settings.database_url,
+            "CHIRP_VALKEY_URL": self.settings.valkey_url,
+        }
+        spec = ChildSpec(
+            name=name,
+            command=[sys.executable, "-m", module, *arguments],
+            environment={**os.environ, **stores, "PYTHONPATH": str(ROOT)},
+            log=self.folder / "logs" / f"{name}.log",
+            ready=lambda: probes.grpc_serving(arguments[0], services),
+            stop_within_s=STOP_S,
+        )
+        await self._start(name, spec)
 
     async def _start(self, name: str, spec: ChildSpec) -> None:
         child = Child(spec, _say)
@@ -164,8 +187,12 @@ async def opened(settings: Settings) -> AsyncGenerator[BenchStack]:
                 assert store.child is not None, "bench/__main__.py leaves no address set"
                 started.append(Child(store.child, _say))
                 await started[-1].start()
-            cache_process_id = started[1].process_id
-            assert cache_process_id is not None
+            names = ("postgres", "cache", "eventlog")
+            store_ids = {
+                name: child.process_id
+                for name, child in zip(names, started, strict=True)
+                if child.process_id is not None
+            }
             known = settings.model_copy(
                 update={
                     "keys": folder / "keys",
@@ -176,13 +203,21 @@ async def opened(settings: Settings) -> AsyncGenerator[BenchStack]:
             )
             tokens.ensure_keys(known)
             await database.migrate(known.database_url)
-            stack = BenchStack(known, local, folder, cache_process_id, lock)
+            stack = BenchStack(known, local, folder, store_ids, lock)
             yield stack
         finally:
             if stack is not None:
                 await stack.stop_all()
             for child in reversed(started):
                 await child.stop()
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a stopped stack's folder, and PostgreSQL's where that had to lie elsewhere."""
+    moved = folder / "postgres" / embedded.MOVED_FILE
+    if moved.exists():
+        shutil.rmtree(moved.read_text().strip(), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _say(text: str) -> None:

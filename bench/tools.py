@@ -63,6 +63,27 @@ def cpu_ticks(stat: str) -> int:
     return int(fields[11]) + int(fields[12])
 
 
+def family_cpu_seconds(process_id: int) -> float:
+    """Returns the CPU time of a process and of its children, those that have ended too."""
+    own = Path(f"/proc/{process_id}/stat").read_text()
+    ticks = cpu_ticks(own) + ended_children_ticks(own)
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                stat = (folder / "stat").read_text()
+            except OSError:
+                continue  # it has ended since; its parent will have its time
+            if int(stat.rpartition(")")[2].split()[1]) == process_id:
+                ticks += cpu_ticks(stat)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def ended_children_ticks(stat: str) -> int:
+    """Returns cutime + cstime of a line of /proc/<pid>/stat."""
+    fields = stat.rpartition(")")[2].split()
+    return int(fields[13]) + int(fields[14])
+
+
 async def h2load(
     port: int, method: str, body: Path, tokens: Sequence[str], *, requests: int, streams: int
 ) -> Load:

@@ -75,10 +75,15 @@ class Bustle:
             posted.set()
 
     async def read(self, viewer: Account) -> None:
-        """What may be seen before fan-out is done lacks the newest, and is in order."""
+        """What may be seen before fan-out is done lacks the newest, and is in order. What was seen
+        once is never missing later, to readers who follow for good: nothing is deleted."""
+        seen: set[int] = set()
         while not self.done:
             home = await self.world.home(viewer, limit=self.chance.choice([3, 10, 100]))
             assert home == sorted(set(home), reverse=True), "twice, or out of order"
+            if viewer in self.readers:
+                assert seen <= set(home), "an entry was lost"
+                seen.update(home)
             self.pages += 1
 
     async def fan_out(self) -> None:
