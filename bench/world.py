@@ -3,7 +3,8 @@
 The graph is the real one where its file is at hand, else a generated one of the same size. Account
 by account, 24 tweets and one more for every 4 followers: about 2.4 million over the last days, in
 an order that has nothing to do with their authors. So nearly everybody who follows anybody finds a
-full page and more. Everything is random by fixed seeds.
+full page and more. One in 7 is a retweet, one in 14 a reply, one in 49 a quote; viewers like some of
+what they see. Everything is random by fixed seeds.
 """
 
 import random
@@ -32,6 +33,8 @@ POPULARITY_HEAD = 20
 TWEETS_BASE = 24
 FOLLOWERS_PER_TWEET = 4
 TWEET_EVERY_MS = 40
+REFERRED_BACK = 2_000  # in steps of 7 tweets: a retweet, quote or reply is at most so far away
+LIKED_PART = 0.05
 VIEWERS = 2_000
 TOKEN_LIFETIME_S = 3_600
 SEED = 20_261_120
@@ -78,7 +81,7 @@ async def load(settings: Settings, data: Path | None, progress: Progress) -> Non
 
 
 async def describe(settings: Settings) -> World:
-    """Returns the world that was loaded."""
+    """Draws viewers, who like some of what they see; returns the world that was loaded."""
     async with bulk.connect(settings) as connection:
         accounts = await _fetch(connection, "SELECT id, follower_count FROM users ORDER BY id")
         readers = await _fetch(
@@ -93,7 +96,8 @@ async def describe(settings: Settings) -> World:
         )
         entries = [int(row[0]) for row in await cursor.fetchall()]
         ((tweets,),) = await _fetch(connection, "SELECT count(*) FROM tweets")
-    users = [UserId(viewer) for (viewer,) in viewers]
+        users = [UserId(viewer) for (viewer,) in viewers]
+        await _like(connection, users)
     return World(
         accounts=[UserId(account) for account, _ in accounts],
         follower_counts=[count for _, count in accounts],
@@ -157,25 +161,62 @@ async def _make_tweets(connection: Connection) -> None:
             "WITH drawn AS MATERIALIZED (SELECT users.id AS author, users.tier,"
             "  row_number() OVER (ORDER BY random()) AS number"
             "  FROM users, generate_series(1, %(base)s + users.follower_count / %(part)s)),"
-            " placed AS (SELECT author, tier, number, (extract(epoch FROM now()) * 1000)::bigint"
-            "  - (count(*) OVER () - number + 1000) * %(every)s AS at_ms FROM drawn)"
-            " INSERT INTO tweets (id, author_id, content, conversation_id, delivery, created_at)"
-            " SELECT (at_ms - %(epoch)s) << %(bits)s, author,"
-            "  substr(%(text)s, 1 + (random() * 600)::int, 60 + (random() * 120)::int),"
-            "  (at_ms - %(epoch)s) << %(bits)s, CASE WHEN tier > 1 THEN 2 ELSE 1 END,"
-            "  to_timestamp(at_ms / 1000.0) FROM placed ORDER BY number",
+            # What others refer to are tweets whose number is 6 modulo 7, and nothing but tweets.
+            " placed AS MATERIALIZED (SELECT author, tier, number,"
+            "  (extract(epoch FROM now()) * 1000)::bigint"
+            "   - (count(*) OVER () - number + 1000) * %(every)s AS at_ms,"
+            "  number - 7 * (random() * %(back)s)::int AS near FROM drawn),"
+            " made AS MATERIALIZED (SELECT *, (at_ms - %(epoch)s) << %(bits)s AS id FROM placed)"
+            " INSERT INTO tweets (id, author_id, content, conversation_id, delivery, created_at,"
+            "  retweet_of, original_author_id, quote_of, reply_to, replied_author_id)"
+            " SELECT t.id, t.author, CASE WHEN original.id IS NULL THEN"
+            "  substr(%(text)s, 1 + (random() * 600)::int, 60 + (random() * 120)::int) ELSE '' END,"
+            "  coalesce(parent.id, t.id), CASE WHEN t.tier > 1 THEN 2 ELSE 1 END,"
+            "  to_timestamp(t.at_ms / 1000.0),"
+            "  original.id, original.author, quoted.id, parent.id, parent.author"
+            " FROM made AS t"
+            " LEFT JOIN made AS original ON t.number %% 7 = 0 AND original.number = t.near - 1"
+            " LEFT JOIN made AS quoted ON t.number %% 49 = 1 AND quoted.number = t.near - 2"
+            " LEFT JOIN made AS parent ON t.number %% 14 = 3 AND parent.number = t.near - 4"
+            " ORDER BY t.number ON CONFLICT DO NOTHING",  # nobody retweets a tweet twice
             {
                 "base": TWEETS_BASE,
                 "part": FOLLOWERS_PER_TWEET,
                 "every": TWEET_EVERY_MS,
+                "back": REFERRED_BACK,
                 "epoch": EPOCH_MS,
                 "bits": WORKER_BITS + SEQUENCE_BITS,
                 "text": text,
             },
+        )
+        await connection.execute(
+            "UPDATE tweets SET retweet_count = c.retweets, quote_count = c.quotes,"
+            "  reply_count = c.replies"
+            " FROM (SELECT target, count(retweet_of) AS retweets, count(quote_of) AS quotes,"
+            "   count(reply_to) AS replies"
+            "  FROM tweets, LATERAL (SELECT coalesce(retweet_of, quote_of, reply_to) AS target)"
+            "  WHERE target IS NOT NULL GROUP BY target) AS c WHERE tweets.id = c.target"
         )
         await connection.execute(str(index).encode())
         await connection.execute(
             "UPDATE users SET tweet_count = t.count, first_pulled_tweet_id = t.first_pulled FROM"
             " (SELECT author_id, count(*) AS count, min(id) FILTER (WHERE delivery = 2)"
             "  AS first_pulled FROM tweets GROUP BY author_id) AS t WHERE users.id = t.author_id"
+        )
+
+
+async def _like(connection: Connection, viewers: Sequence[UserId]) -> None:
+    async with connection.transaction():
+        await connection.execute("SELECT setseed(0.5)")
+        await connection.execute(
+            "WITH liked AS (INSERT INTO likes (user_id, tweet_id, id)"
+            " SELECT follower_id, newest.id, newest.id FROM follows, LATERAL (SELECT id FROM tweets"
+            "  WHERE author_id = followee_id AND deleted_at IS NULL AND retweet_of IS NULL"
+            "  ORDER BY id DESC LIMIT 3) AS newest"
+            " WHERE follower_id = ANY(%s) AND random() < %s ON CONFLICT DO NOTHING"
+            " RETURNING tweet_id)"
+            " UPDATE tweets SET like_count = like_count + c.likes FROM"
+            " (SELECT tweet_id, count(*) AS likes FROM liked GROUP BY tweet_id) AS c"
+            " WHERE tweets.id = c.tweet_id",
+            (viewers, LIKED_PART),
         )
