@@ -3,8 +3,8 @@
 The graph is the real one where its file is at hand, else a generated one of the same size. Account
 by account, 24 tweets and one more for every 4 followers: about 2.4 million over the last days, in
 an order that has nothing to do with their authors. So nearly everybody who follows anybody finds a
-full page and more. One in 7 is a retweet, one in 14 a reply, one in 49 a quote; viewers like some of
-what they see. Everything is random by fixed seeds.
+full page and more. One in 7 is a retweet, one in 14 a reply, one in 49 a quote; viewers like some
+of what they see. Everything is random by fixed seeds.
 """
 
 import random
