@@ -137,20 +137,13 @@ def _limits_table(costs: Costs, usual: Summary) -> str:
     beside = sum(us for name, us in costs.post.items() if name not in ("fanout_worker", "valkey"))
     post_us = READS_A_POST * (server_us + valkey_us) + beside + 2 * delivery_us
     relay_us, log_us = costs.post["outbox_relay"], costs.post["eventlog"]
+    windows_us = delivery_us + READS_A_POST * valkey_us
+    machine = f"one machine of {{}} cores, {READS_A_POST} reads to a post"
     limits: list[tuple[str, str, float]] = [
-        (
-            f"one machine of {count} cores, {READS_A_POST} reads to a post",
-            "all its cores",
-            count / post_us,
-        )
-        for count in (2, NODE_CORES)
+        (machine.format(count), "all its cores", count / post_us) for count in (2, NODE_CORES)
     ]
     limits += [
-        (
-            "one Valkey for windows",
-            "its core, with the reads",
-            1 / windows_us,
-        ),
+        ("one Valkey for windows", "its core, with the reads", 1 / windows_us),
         ("one worker process", "its core", 1 / delivery_us),
         ("one relay: only one leads", "its core; less where batches are fuller", 1 / relay_us),
         ("one Valkey for the log", "its core; likewise", 1 / log_us),
