@@ -76,10 +76,17 @@ def _needs_table(target: Target, costs: Costs, usual: Summary) -> str:
     for need in capacity_model.needs(target, costs, usual):
         rows.append(
             [need.what, _number(need.cores), _bytes(need.memory_bytes), _bytes(need.disk_bytes),
-             str(capacity_model.nodes(need))]
+             str(capacity_model.shards(need) or ""), str(capacity_model.nodes(need))]
         )  # fmt: skip
     rate = PEAK * target.posts_s * usual.deliveries
-    heads = ["process", "cores", "memory", "disk, a year", f"machines of {NODE_CORES} cores"]
+    heads = [
+        "process",
+        "cores",
+        "memory",
+        "disk, a year",
+        "shards",
+        f"machines of {NODE_CORES} cores",
+    ]
     said = (
         f"{target.name[0].upper()}{target.name[1:]}. Means: {target.reads_s:,.0f} home reads and"
         f" {target.posts_s:,.0f} posts a second; at the peak {PEAK:g} times as many, and"
