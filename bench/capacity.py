@@ -76,10 +76,17 @@ def _needs_table(target: Target, costs: Costs, usual: Summary) -> str:
     for need in capacity_model.needs(target, costs, usual):
         rows.append(
             [need.what, _number(need.cores), _bytes(need.memory_bytes), _bytes(need.disk_bytes),
-             str(capacity_model.nodes(need))]
+             str(capacity_model.shards(need) or ""), str(capacity_model.nodes(need))]
         )  # fmt: skip
     rate = PEAK * target.posts_s * usual.deliveries
-    heads = ["process", "cores", "memory", "disk, a year", f"machines of {NODE_CORES} cores"]
+    heads = [
+        "process",
+        "cores",
+        "memory",
+        "disk, a year",
+        "shards",
+        f"machines of {NODE_CORES} cores",
+    ]
     said = (
         f"{target.name[0].upper()}{target.name[1:]}. Means: {target.reads_s:,.0f} home reads and"
         f" {target.posts_s:,.0f} posts a second; at the peak {PEAK:g} times as many, and"
@@ -137,20 +144,13 @@ def _limits_table(costs: Costs, usual: Summary) -> str:
     beside = sum(us for name, us in costs.post.items() if name not in ("fanout_worker", "valkey"))
     post_us = READS_A_POST * (server_us + valkey_us) + beside + 2 * delivery_us
     relay_us, log_us = costs.post["outbox_relay"], costs.post["eventlog"]
+    windows_us = delivery_us + READS_A_POST * valkey_us
+    machine = f"one machine of {{}} cores, {READS_A_POST} reads to a post"
     limits: list[tuple[str, str, float]] = [
-        (
-            f"one machine of {count} cores, {READS_A_POST} reads to a post",
-            "all its cores",
-            count / post_us,
-        )
-        for count in (2, NODE_CORES)
+        (machine.format(count), "all its cores", count / post_us) for count in (2, NODE_CORES)
     ]
     limits += [
-        (
-            "one Valkey for windows",
-            "its core, with the reads",
-            1 / windows_us,
-        ),
+        ("one Valkey for windows", "its core, with the reads", 1 / windows_us),
         ("one worker process", "its core", 1 / delivery_us),
         ("one relay: only one leads", "its core; less where batches are fuller", 1 / relay_us),
         ("one Valkey for the log", "its core; likewise", 1 / log_us),

@@ -15,6 +15,7 @@ Everything that was assumed, and not measured, is a constant here with its reaso
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,6 +30,7 @@ UTILISATION = 0.6  # of a core, so that queues stay short and one zone of three 
 MATERIALISED = 0.5  # accounts that read within 30 days, of all
 NODE_CORES, NODE_BYTES = 16, 128e9  # a common machine
 NODE_MEMORY_USED = 0.75  # the rest: buffers, fragmentation, a fork
+VALKEY_BYTES = 32e9  # of one primary: a replica that comes anew copies it within a minute or two
 REPLICAS = 2  # of each Valkey shard and of each PostgreSQL shard
 FOLLOWS_EACH = 200  # the second design document's
 READS_EACH_DAY = 10  # likewise
@@ -82,6 +84,10 @@ class Need:
     cores: float
     memory_bytes: float = 0.0
     disk_bytes: float = 0.0
+    shard_bytes: float = 0.0
+    """How much memory one shard may hold; 0 where there are no shards."""
+    shard_cores: float = 1.0
+    """How many cores one shard can use."""
 
 
 def cores(rate_s: float, cost_us: float) -> float:
@@ -116,6 +122,14 @@ def read_us(costs: Costs, pulled: float) -> tuple[float, float]:
     return grown[0], grown[1]
 
 
+def shards(need: Need) -> int:
+    """Returns into how many shards a need must be parted, each with its replicas; 0 for none."""
+    if not need.shard_bytes:
+        return 0
+    by_memory = need.memory_bytes / REPLICAS / need.shard_bytes
+    return max(1, math.ceil(max(need.cores / need.shard_cores, by_memory)))
+
+
 def needs(target: Target, costs: Costs, posts_cost: Summary) -> list[Need]:
     """Returns what a target needs, process by process."""
     deliveries_each = posts_cost.deliveries
@@ -138,14 +152,17 @@ def needs(target: Target, costs: Costs, posts_cost: Summary) -> list[Need]:
             cores(posts * deliveries_each, deliveries_us)
             + cores(reads, valkey_us),
             memory_bytes=REPLICAS * (windows + follower_lists),
+            shard_bytes=VALKEY_BYTES,
         ),
         Need("event log", cores(posts, costs.post.get("eventlog", 0.0)),
-             disk_bytes=LOG_COPIES * LOG_BYTES * tweets),
+             disk_bytes=LOG_COPIES * LOG_BYTES * tweets, shard_bytes=VALKEY_BYTES),
         Need(
             "PostgreSQL",
             REPLICAS * cores(posts, costs.post.get("postgres", 0.0)),
             memory_bytes=REPLICAS * ROWS_HOT * (DAYS_HOT * tweets * costs.tweet_bytes + rows),
             disk_bytes=REPLICAS * (YEAR_DAYS * tweets * costs.tweet_bytes + rows),
+            shard_bytes=NODE_BYTES * NODE_MEMORY_USED,
+            shard_cores=NODE_CORES,
         ),
     ]  # fmt: skip
 

@@ -36,7 +36,8 @@ FIRST_RATE = 400.0
 STEP = 1.35
 RATE_MAX = 20_000.0  # the client's own limit is below it
 STEP_S = 2.5
-WARM_UP_S = 2.0
+ATTEMPTS = 2
+WARM_UP_S = 6.0  # the mix reads 40,000 tweets, which are not in the caches yet
 LATE_MS = 100.0  # a rate whose p99 is above it is not sustained
 BEHIND_MAX_S = 1.0  # nor one after which fan-out needs longer
 PAGE_TWEETS = 20
@@ -86,9 +87,13 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
             return Mix(dict(zip(names, results, strict=True)), time.perf_counter() - ended)
 
         await run(FIRST_RATE, WARM_UP_S)
-        highest, rate = 0.0, FIRST_RATE
-        while rate < RATE_MAX and (await run(rate, STEP_S)).sustained:
-            highest, rate = rate, rate * STEP
+        highest, rate, failures = 0.0, FIRST_RATE, 0
+        # Twice: in so short a step, one stall of the disk would look like the end.
+        while rate < RATE_MAX and failures < ATTEMPTS:
+            if (await run(rate, STEP_S)).sustained:
+                highest, rate, failures = rate, rate * STEP, 0
+            else:
+                failures += 1
         if not highest:
             raise LoadFailed(f"even {FIRST_RATE:.0f} calls a second are not sustained")
         mix = await run(highest / 2, SECONDS)

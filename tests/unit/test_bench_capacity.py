@@ -112,3 +112,16 @@ def test_twice_the_posts_need_twice_the_workers_and_as_many_reads_the_same_serve
 
     assert many["fanout_worker"] == pytest.approx(2 * few["fanout_worker"])
     assert many["timeline_server"] == few["timeline_server"]
+
+
+@pytest.mark.parametrize(
+    ("need", "parts"),
+    [
+        (Need("no store", 99.0), 0),
+        (Need("by cores", 2.1, memory_bytes=1e9, shard_bytes=32e9), 3),
+        (Need("by memory, with its replica", 2.1, memory_bytes=2 * 100e9, shard_bytes=32e9), 4),
+        (Need("of many cores", 17.0, shard_bytes=96e9, shard_cores=16), 2),
+    ],
+)
+def test_stores_are_parted_by_cores_or_by_memory(need: Need, parts: int) -> None:
+    assert capacity_model.shards(need) == parts
