@@ -19,7 +19,7 @@ from storage.valkey import Valkey
 CHANGES_MAX = 256  # in one call: a few more than it can serve where authors have few followers
 TURNS = 4  # among many, a tweet gets this part of a call's deliveries, then it is another's turn
 ALONE = 5  # times the budget: so many followers at most are gathered in one call
-# Deliveries that wait in Valkey's Lua before they are poured: some MB; and about 15 ms, that a small
+# Deliveries that wait in Lua before they are poured: some MB, and about 15 ms, that a small
 # author waits for a huge one to be gathered.
 GATHERED_MAX = 50_000
 TAKING_OUT = {"remove", "untimeline", "unrecent", "follow", "unfollow"}
