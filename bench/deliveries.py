@@ -182,7 +182,7 @@ async def fill(event_log: ValkeyStreams, authors: Sequence[UserId]) -> list[Twee
         event = events_pb2.Event()
         event.occurred_at.GetCurrentTime()
         created = event.tweet_created
-        minted.append(ids.mint(time.time_ns() // 1_000_000))
+        minted.append(TweetId(ids.mint(time.time_ns() // 1_000_000)))
         created.entry.tweet_id = minted[-1]
         created.entry.author_id = author
         created.delivery = events_pb2.DELIVERY_PUSH

@@ -165,7 +165,9 @@ class _Queue:
     """What is not done yet, in the order in which it is to be sent."""
 
     def __init__(self, changes: Sequence[Change]) -> None:
-        self._waiting: list[_Waiting] = [(*change, b"") for change in changes]
+        self._waiting: list[_Waiting] = [
+            (change.op, change.author, change.argument, b"") for change in changes
+        ]
         self._sent: list[int] = []
 
     def __len__(self) -> int:
