@@ -54,4 +54,7 @@ RULES: dict[str, Access] = {
     "/chirp.v1.TrendService/ListTrends": Access.OPEN,
     "/chirp.v1.TrendService/StreamTrends": Access.OPEN,
     "/chirp.v1.TrendService/ExplainTrend": Access.OPEN,
+    "/chirp.v1.NotificationService/ListNotifications": Access.SIGNED_IN,
+    "/chirp.v1.NotificationService/MarkRead": Access.SIGNED_IN,
+    "/chirp.v1.NotificationService/StreamNotifications": Access.SIGNED_IN,
 }

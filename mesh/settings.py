@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     """TimelineService."""
     trend_target: str = "dns:///127.0.0.1:50054"
     """TrendService."""
+    notification_target: str = "dns:///127.0.0.1:50055"
+    """NotificationService."""
 
     # Identity
     token_issuer: str = "chirp"  # noqa: S105 - a name, no secret
@@ -73,6 +75,8 @@ class Settings(BaseSettings):
     """Logical shards of timelines and follower lists; fixed for ever once the database is made."""
     timeline_keep_days: Annotated[int, Field(ge=1, le=365)] = 30
     """A timeline that nobody read for so long is no longer materialised."""
+    notification_keep_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """A notification that nothing has touched for so long is deleted."""
     influencer_followers: Annotated[int, Field(ge=1)] = 10_000
     """From so many followers on, an account's tweets are not pushed to all of them."""
     celebrity_followers: Annotated[int, Field(ge=1)] = 1_000_000

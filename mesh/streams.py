@@ -37,6 +37,8 @@ LOOK_S = 0.5  # how often it is looked which streams need a heartbeat: they may 
 
 DRAINING = "DRAINING"
 SLOW_CONSUMER = "SLOW_CONSUMER"
+RESYNC_REQUIRED = "RESYNC_REQUIRED"
+"""What a resume token stands for is no longer kept: begin anew."""
 TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105 - a reason, no secret
 ENDED = "ENDED"
 
@@ -87,15 +89,22 @@ class Buffer(Generic[Item]):
 
 class Frames:
     """The heartbeat and the end in the answer type of one method. Raises TypeError where the type
-    is not a stream's: `oneof {item, heartbeat, end}`."""
+    is not a stream's: `oneof {item, heartbeat, end}`, and more where a stream says more."""
 
     def __init__(self, answer: descriptor.Descriptor) -> None:
         oneof = answer.oneofs_by_name.get("message")
         fields = {field.name for field in oneof.fields} if oneof else set[str]()
-        if fields != {"item", "heartbeat", "end"}:
+        if not fields >= {"item", "heartbeat", "end"}:
             raise TypeError(f"{answer.full_name} lacks oneof message {{item, heartbeat, end}}")
         self._class = cast(Any, message_factory.GetMessageClass(answer))
-        self.heartbeat: bytes = self._class(heartbeat=stream_pb2.Heartbeat()).SerializeToString()
+        self._resumes = "resume_token" in answer.fields_by_name
+
+    def heartbeat(self, resume_token: str) -> bytes:
+        """Returns a heartbeat; with the resume token where the messages of the stream have one."""
+        beat = stream_pb2.Heartbeat()
+        if self._resumes:
+            return self._class(heartbeat=beat, resume_token=resume_token).SerializeToString()
+        return self._class(heartbeat=beat).SerializeToString()
 
     def end(self, reason: str, resume_token: str) -> bytes:
         """Returns the last message."""
@@ -104,10 +113,14 @@ class Frames:
 
 
 class OpenStream:
-    """One stream as it runs. Generators set `resume_token`; the rest is for `Streams`."""
+    """One stream as it runs. Generators set `resume_token`, and `newest_token` where a silent
+    stream gets ahead of it; the rest is for `Streams`."""
 
     def __init__(self, context: "grpc.aio.ServicerContext[Any, Any]", frames: Frames) -> None:
         self.resume_token = ""
+        self.newest_token: Callable[[], str] | None = None
+        """Asked for the token of a heartbeat and of the end; None: `resume_token`. Must not give a
+        token that stands behind an answer which was not yielded."""
         self.begun = False
         self.written_at = time.monotonic()
         self._context = context
@@ -125,7 +138,7 @@ class OpenStream:
             try:
                 while not self._reason:
                     answer = await self._next(answers)
-                    await self._write(answer if answer != HEARTBEAT else self._frames.heartbeat)
+                    await self._write(answer if answer != HEARTBEAT else self._heartbeat())
             except (StopAsyncIteration, Ended) as end:
                 self._reason = self._reason or getattr(end, "reason", ENDED)
             except asyncio.CancelledError:
@@ -136,7 +149,7 @@ class OpenStream:
 
     async def finish(self, reason: str) -> None:
         """Sends the last message. Raises Gone."""
-        await self._write(self._frames.end(reason, self.resume_token))
+        await self._write(self._frames.end(reason, self._token()))
 
     def end(self, reason: str) -> None:
         """Ends the stream as soon as nothing is half sent."""
@@ -152,9 +165,17 @@ class OpenStream:
 
     async def _send_beat(self) -> None:
         try:
-            await self._write(self._frames.heartbeat)
+            await self._write(self._heartbeat())
         except Gone:
             return  # the stream's own task is told, too
+
+    def _heartbeat(self) -> bytes:
+        return self._frames.heartbeat(self._token())
+
+    def _token(self) -> str:
+        if self.newest_token is not None:
+            self.resume_token = self.newest_token()
+        return self.resume_token
 
     async def _next(self, answers: Answers) -> Message | bytes:
         self._waiting = True

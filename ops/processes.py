@@ -58,8 +58,14 @@ KINDS: tuple[ProcessKind, ...] = (
         services=("chirp.v1.TimelineService",),
         target="CHIRP_TIMELINE_TARGET",
     ),
+    ProcessKind(
+        name="notification_server",
+        services=("chirp.v1.NotificationService",),
+        target="CHIRP_NOTIFICATION_TARGET",
+    ),
     ProcessKind(name="outbox_relay"),
     ProcessKind(name="fanout_worker"),
+    ProcessKind(name="notification_worker"),
 )
 
 

@@ -58,11 +58,16 @@ class TweetReader:
             raise TweetNotFound("no such tweet")
         return target
 
-    async def refuse_blocked(self, user: UserId, authors: Collection[int]) -> None:
-        """Raises Blocked where one of the authors blocks the user or is blocked."""
-        others = set(authors) - {user}
-        if others and (await self._relations(user, others)).blocked_ids:
+    async def refuse_blocked(
+        self, user: UserId, authors: Collection[int], *, others: Collection[int] = ()
+    ) -> Container[int]:
+        """Raises Blocked where one of the authors blocks the user or is blocked; returns which of
+        the others do or are."""
+        asked = {*authors, *others} - {user}
+        blocked = set((await self._relations(user, asked)).blocked_ids) if asked else set[int]()
+        if not blocked.isdisjoint(authors):
             raise Blocked("one of you blocks the other")
+        return blocked
 
     async def hidden(self, user: UserId, accounts: Collection[int]) -> Container[int]:
         """Returns which accounts are blocked either way or muted."""

@@ -15,7 +15,7 @@ from mesh.clients import Metadata
 from mesh.rpc import Call
 from servers import tweet_records, tweet_writer
 from servers.tweet_reader import TweetReader
-from servers.tweet_writer import AlreadyPosted, Written
+from servers.tweet_writer import AlreadyPosted, Notices, Written
 from storage import tweet_cache, tweets
 from storage.database import Connection, Pool
 from storage.snowflakes import IdMinter
@@ -110,13 +110,20 @@ class TweetService:
             raise AlreadyPosted
         row = _new_row(TweetId(self._ids.mint()), author, draft, mentions)
         asked = [target for target in (draft.reply_to, draft.quote_of) if target]
-        if asked:
-            targets = await tweets.fetch_targets(connection, asked)
-            row = _referring(row, draft, targets)
-            authors = {target.author_id for target in targets.values()}
-            await self._reader.refuse_blocked(author, authors)
+        targets = await tweets.fetch_targets(connection, asked) if asked else {}
+        row = _referring(row, draft, targets)
+        authors = {target.author_id for target in targets.values()}
+        blocked = await self._reader.refuse_blocked(author, authors, others=mentions)
+        notices = Notices(
+            quoted_author=targets[draft.quote_of].author_id if draft.quote_of else 0,
+            refused_mentions=[mentioned for mentioned in mentions if mentioned in blocked],
+        )
         return await tweet_writer.insert(
-            connection, row, request_id=draft.request_id, location=draft.location
+            connection,
+            row,
+            request_id=draft.request_id,
+            location=draft.location,
+            notices=notices,
         )
 
     async def _posted(self, author: UserId, request_id: str) -> TweetRow:

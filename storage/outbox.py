@@ -45,6 +45,25 @@ async def insert(connection: Connection, *, partition_key: int, payload: bytes) 
     )
 
 
+async def fetch_last_id(connection: Connection) -> int:
+    """Returns the last id that was given out, committed or not."""
+    cursor = await connection.execute("SELECT last_value FROM outbox_id_seq")
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def fetch_horizon(connection: Connection) -> tuple[int, int]:
+    """Returns (newest, oldest running): a transaction id above all that were given out before this
+    call, and the least one that may still be running."""
+    cursor = await connection.execute(
+        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, pg_current_xact_id()::text"
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[1]), int(row[0])
+
+
 async def count_unsent(connection: Connection) -> int:
     """Returns how many committed events wait for the relay."""
     cursor = await connection.execute("SELECT count(*) FROM outbox WHERE sent_at IS NULL")

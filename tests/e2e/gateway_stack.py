@@ -12,7 +12,7 @@ import grpc
 import httpx
 import pytest
 import pytest_asyncio
-from chirp.v1 import graph_pb2, timeline_pb2, trend_pb2, tweet_pb2, user_pb2
+from chirp.v1 import graph_pb2, notification_pb2, timeline_pb2, trend_pb2, tweet_pb2, user_pb2
 from google.api import httpbody_pb2
 from google.protobuf import message_factory
 from google.protobuf.message import Message
@@ -38,12 +38,14 @@ SERVICES = {
     "graph_server": ("UserService", "GraphService", "UserDirectoryService"),
     "timeline_server": ("TimelineService",),
     "trend_server": ("TrendService",),
+    "notification_server": ("NotificationService",),
     "outbox_relay": (),
     "fanout_worker": (),
+    "notification_worker": (),
 }
 DESCRIPTORS = {
     name: descriptor
-    for module in (tweet_pb2, user_pb2, graph_pb2, timeline_pb2, trend_pb2)
+    for module in (tweet_pb2, user_pb2, graph_pb2, timeline_pb2, trend_pb2, notification_pb2)
     for name, descriptor in module.DESCRIPTOR.services_by_name.items()
 }
 
@@ -93,6 +95,9 @@ class Servicer:
     ) -> Callable[[Any, rpc.Call], streams.Answers]:
         async def answers(request: Any, call: rpc.Call) -> streams.Answers:
             seen.append(Seen(process, path, request, call, time.monotonic()))
+            if path != "TrendService/StreamTrends":
+                yield streams.HEARTBEAT
+                await asyncio.Event().wait()
             if request.location == "down":
                 raise errors.Unavailable("a part of Chirp is down; try again")
             if request.location == "quiet":
@@ -220,8 +225,10 @@ def local_gateway(folder: Path, settings: Settings, ports: dict[str, list[int]])
         graph_server=endpoints("graph_server"),
         timeline_server=endpoints("timeline_server"),
         trend_server=endpoints("trend_server"),
+        notification_server=endpoints("notification_server"),
         outbox_relay=endpoints("outbox_relay"),
         fanout_worker=endpoints("fanout_worker"),
+        notification_worker=endpoints("notification_worker"),
         descriptor=Path(__file__).parents[2] / "gen" / "descriptor.binpb",
         jwks=settings.keys / tokens.JWKS_FILE,
         access_log=folder / "access.log",
