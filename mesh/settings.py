@@ -118,6 +118,14 @@ class Settings(BaseSettings):
     """Streams open at once in one server, at 30 kB each; more are refused as OVERLOADED."""
     user_streams_max: Annotated[int, Field(ge=1)] = 20
     """Streams that one account has open at once in one server."""
+    stream_buffer_max: Annotated[int, Field(ge=1, le=10_000)] = 256
+    """Tweets that wait for a home stream's reader; with more, the stream reads the log again."""
+    stream_memory: Annotated[int, Field(ge=0, le=10_000)] = 1_000
+    """Records of each partition of the log that a timeline server reads when it starts, so that
+    streams that come back from another server need not read the log."""
+    stream_resume_hours: Annotated[int, Field(ge=1)] = 12
+    """A home stream's resume token is good for so long, also when the event log was lost; less than
+    `outbox_keep_hours`."""
     heartbeat_s: Annotated[float, Field(ge=1, le=15)] = 10.0
     """A stream that is silent for so long says that it is alive. At most 15, as clients expect."""
     tweet_cache_bytes: Annotated[int, Field(ge=1_000_000)] = 256_000_000
@@ -138,6 +146,12 @@ class Settings(BaseSettings):
     def _tiers_are_in_order(self) -> "Settings":
         if self.celebrity_followers < self.influencer_followers:
             raise ValueError("CHIRP_CELEBRITY_FOLLOWERS is below CHIRP_INFLUENCER_FOLLOWERS")
+        return self
+
+    @model_validator(mode="after")
+    def _resume_tokens_outlive_a_lost_log(self) -> "Settings":
+        if self.stream_resume_hours > self.outbox_keep_hours:
+            raise ValueError("CHIRP_STREAM_RESUME_HOURS is over CHIRP_OUTBOX_KEEP_HOURS")
         return self
 
 

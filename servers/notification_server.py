@@ -39,7 +39,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             pool, presenter, graph_pb2_grpc.BlockDirectoryServiceStub(to_blocks), metadata
         )
         tail = LogTail(event_log.reader(), event_log.partitions, keep=0)
-        tail.listen(streaming.on_seen, streaming.on_missed)
+        tail.listen(streaming.on_seen, streaming.on_begin)
         servicers = (NotificationService(pool, presenter), streaming)
         descriptor = notification_pb2.DESCRIPTOR.services_by_name["NotificationService"]
         yield Process(

@@ -27,7 +27,7 @@ READ_EACH = 50
 
 
 class NotificationStreams:
-    """The open streams of notifications. `on_seen` and `on_missed` wake them."""
+    """The open streams of notifications. `on_seen` and `on_begin` wake them."""
 
     def __init__(
         self,
@@ -81,8 +81,8 @@ class NotificationStreams:
                 for wake in self._wakes.get(UserId(seen.event.notifications_changed.user_id), ()):
                     wake.set()
 
-    def on_missed(self) -> None:
-        """Wakes all: who has something new is not known."""
+    def on_begin(self) -> None:
+        """Wakes all: what the log said before is not known."""
         for wakes in self._wakes.values():
             for wake in wakes:
                 wake.set()

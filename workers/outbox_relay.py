@@ -216,7 +216,11 @@ class Relay:
 
     def _stamped(self, row: outbox.Unsent) -> Outgoing:
         # Rows go in the order of ids: what is settled and below this one is sent before it.
-        stamp = events_pb2.Event(sequence=row.id, settled=min(self._settled.up_to, row.id))
+        stamp = events_pb2.Event(
+            sequence=row.id,
+            settled=min(self._settled.up_to, row.id),
+            sent_again_to=self._refill_to if row.id <= self._refill_to else 0,
+        )
         # Two serialised messages, one behind the other, are one message with the fields of both.
         return Outgoing(row.partition_key, row.payload + stamp.SerializeToString())
 

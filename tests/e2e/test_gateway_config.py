@@ -54,6 +54,8 @@ ROUTES: list[tuple[str, str, dict[str, Any] | None, str, str, dict[str, Any]]] =
      "TimelineService/GetHomeTimeline", {"limit": 5, "sinceId": "3"}),
     ("GET", "/api/timeline/home:countNewer?sinceId=3", None, "timeline_server",
      "TimelineService/CountNewer", {"sinceId": "3"}),
+    ("GET", "/api/timeline/home:stream?resumeToken=x", None, "timeline_server",
+     "TimelineService/StreamHomeTimeline", {"resumeToken": "x"}),
     ("GET", "/api/timeline/user/7", None, "timeline_server",
      "TimelineService/GetUserTimeline", {"id": "7"}),
     ("GET", "/api/notifications?limit=5&cursor=x", None, "notification_server",

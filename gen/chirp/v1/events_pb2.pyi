@@ -76,6 +76,7 @@ class Event(_message.Message):
     NOTIFICATIONS_CHANGED_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
+    SENT_AGAIN_TO_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Its number in the outbox, stamped by the relay. Events of one partition key have rising ones; the
     same event sent again has the same.
@@ -84,6 +85,10 @@ class Event(_message.Message):
     """Stamped by the relay: in this event's partition of the log, whatever has a sequence up to this
     one stands before this event. At most the event's own sequence; what lies between the two may
     come later, from transactions that commit late.
+    """
+    sent_again_to: _builtins.int
+    """Stamped by the relay while it fills a lost log again: the sequence up to which events may come
+    again; else 0.
     """
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
@@ -160,10 +165,11 @@ class Event(_message.Message):
         notifications_changed: Global___NotificationsChanged | None = ...,
         sequence: _builtins.int = ...,
         settled: _builtins.int = ...,
+        sent_again_to: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "sequence", b"sequence", "settled", b"settled", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "sent_again_to", b"sent_again_to", "sequence", b"sequence", "settled", b"settled", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["tweet_created", "tweet_deleted", "user_followed", "user_unfollowed", "user_created", "user_updated", "tweet_liked", "tweet_unliked", "user_blocked", "user_unblocked", "user_muted", "user_unmuted", "notifications_changed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63hirp/v1/stream.proto\x12\x08\x63hirp.v1\"\x0b\n\tHeartbeat\"1\n\tStreamEnd\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63hirp/v1/stream.proto\x12\x08\x63hirp.v1\"\x0b\n\tHeartbeat\"\x0c\n\nCatchingUp\"1\n\tStreamEnd\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HEARTBEAT']._serialized_start=35
   _globals['_HEARTBEAT']._serialized_end=46
-  _globals['_STREAMEND']._serialized_start=48
-  _globals['_STREAMEND']._serialized_end=97
+  _globals['_CATCHINGUP']._serialized_start=48
+  _globals['_CATCHINGUP']._serialized_end=60
+  _globals['_STREAMEND']._serialized_start=62
+  _globals['_STREAMEND']._serialized_end=111
 # @@protoc_insertion_point(module_scope)

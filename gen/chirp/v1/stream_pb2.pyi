@@ -40,6 +40,25 @@ class Heartbeat(_message.Message):
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
+class CatchingUp(_message.Message):
+    """The reader was too slow for what came: the stream goes on, from where the message's resume token
+    stands, by reading the event log again. Nothing is lost.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CatchingUp: _TypeAlias = CatchingUp  # noqa: Y015
+
+@_typing.final
 class StreamEnd(_message.Message):
     """The last message of a stream."""
 

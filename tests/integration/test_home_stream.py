@@ -1,0 +1,259 @@
+"""Home streams: what is visible comes at once, from every tier, each once, also after a break."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import grpc
+import pytest_asyncio
+
+from mesh.settings import Settings
+from tests.home_reader import reading
+from tests.integration.accounts import failure
+from tests.world import World, open_world
+
+
+@pytest_asyncio.fixture
+async def world(settings: Settings) -> AsyncGenerator[World]:
+    small = settings.model_copy(
+        update={"influencer_followers": 2, "celebrity_followers": 3, "purge_poll_ms": 20}
+    )
+    async with open_world(small) as opened:
+        yield opened
+
+
+async def test_tweets_of_every_tier_and_the_own_ones_come_whole(world: World) -> None:
+    reader, normal, influencer, celebrity, other, third = await world.accounts.insert(6)
+    for follower, followee in (
+        (reader, normal), (reader, influencer), (other, influencer),
+        (reader, celebrity), (other, celebrity), (third, celebrity),
+    ):  # fmt: skip
+        await world.follow(follower, followee)
+    await world.relay_all()
+
+    async with reading(world.timelines, reader) as stream:
+        posted: list[int] = []
+        for author in (normal, influencer, celebrity, reader, other):
+            tweet = await world.post(author, "hello #chirp")
+            if author is not other:
+                posted.append(tweet.id)
+            await world.relay_all()
+        original = await world.post(normal)
+        retweet = await world.retweet(celebrity, original.id)
+        assert retweet.id == original.id
+        quote = await world.post(normal, "see", quote_of=posted[0])
+        await world.relay_all()
+        items = await stream.items(len(posted) + 3)
+
+    assert [item.id for item in items][: len(posted)] == posted
+    rest = {item.id: item for item in items[len(posted) :]}
+    assert rest.keys() >= {original.id, quote.id}
+    (repeated,) = rest.keys() - {original.id, quote.id}
+    assert rest[repeated].retweeted_tweet.id == original.id
+    assert rest[repeated].author.username == celebrity.username
+    assert rest[quote.id].quoted_tweet.id == posted[0]
+    assert (items[0].author.username, items[0].content) == (normal.username, "hello #chirp")
+    assert items[0].HasField("liked")
+    assert not items[0].liked
+
+
+async def test_marks_on_what_is_repeated_are_the_viewers_own(world: World) -> None:
+    reader, other, author, repeater = await world.accounts.insert(4)
+    for follower in (reader, other):
+        await world.follow(follower, repeater)
+    tweet = await world.post(author)
+    await world.like(reader, tweet.id)
+    await asyncio.sleep(2.1)  # marks of younger tweets are not asked for
+    await world.relay_all()
+
+    async with (
+        reading(world.timelines, reader) as liked,
+        reading(world.timelines, other) as unliked,
+    ):
+        await world.retweet(repeater, tweet.id)
+        await world.relay_all()
+        (one,), (two,) = await liked.items(1), await unliked.items(1)
+
+    assert (one.retweeted_tweet.liked, two.retweeted_tweet.liked) == (True, False)
+    assert (one.retweeted_tweet.retweeted, one.liked) == (False, False)
+
+
+async def test_follows_and_unfollows_take_effect_in_the_order_of_the_log(world: World) -> None:
+    reader, author = await world.accounts.insert(2)
+    async with reading(world.timelines, reader) as stream:
+        await world.post(author, "before")
+        own = await world.post(reader)
+        await world.relay_all()
+        assert await stream.ids(1) == [own.id]
+        await world.follow(reader, author)
+        first = await world.post(author)
+        await world.relay_all()
+        assert await stream.ids(1) == [first.id]
+
+        await world.unfollow(reader, author)
+        await world.post(author)
+        own = await world.post(reader)
+        await world.relay_all()
+        assert await stream.ids(1) == [own.id]
+        await world.follow(reader, author)
+        second = await world.post(author)
+        await world.relay_all()
+        assert await stream.ids(1) == [second.id]
+
+
+async def test_blocks_mutes_replies_and_deletions_hold_when_an_item_is_delivered(
+    world: World,
+) -> None:
+    reader, friend, stranger, muted = await world.accounts.insert(4)
+    for followee in (friend, muted):
+        await world.follow(reader, followee)
+    theirs = await world.post(stranger)
+    await world.relay_all()
+    async with reading(world.timelines, reader) as stream:
+        await world.post(friend, reply_to=theirs.id)  # to somebody not followed
+        await world.mute(reader, muted)
+        await world.post(muted)
+        mute_repeated = await world.post(stranger)
+        await world.retweet(friend, mute_repeated.id)
+        await world.delete(stranger, mute_repeated.id)
+        gone = await world.post(friend)
+        await world.delete(friend, gone.id)
+        shown = await world.post(friend)
+        await world.relay_all()
+        assert await stream.ids(1) == [shown.id]
+
+        await world.block(friend, reader)
+        await world.post(friend)
+        own = await world.post(reader)
+        await world.relay_all()
+        assert await stream.ids(1) == [own.id]
+
+
+async def test_a_mute_takes_effect_within_two_seconds_while_the_log_stands_still(
+    world: World,
+) -> None:
+    reader, author, other = await world.accounts.insert(3)
+    for followee in (author, other):
+        await world.follow(reader, followee)
+    await world.relay_all()
+    async with reading(world.timelines, reader) as stream:
+        await world.mute(reader, author)  # its event stays in the outbox
+        async with world.pool.connection() as connection:
+            await connection.execute("UPDATE outbox SET sent_at = now() WHERE sent_at IS NULL")
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + 2
+        while loop.time() < deadline:
+            await asyncio.sleep(0.1)
+        await world.post(author)
+        shown = await world.post(other)
+        await world.relay_all()
+
+        assert await stream.ids(1) == [shown.id]
+
+
+async def test_a_resumed_stream_brings_everything_once(world: World) -> None:
+    reader, *authors = await world.accounts.insert(9)  # in several partitions
+    for author in authors:
+        await world.follow(reader, author)
+    posted: list[int] = []
+
+    async def post(count: int) -> None:
+        for number in range(count):
+            posted.append((await world.post(authors[number % 8])).id)
+        await world.relay_all()
+
+    async with reading(world.timelines, reader) as stream:
+        await post(5)
+        got = await stream.ids(3)
+    await post(10)
+    async with reading(world.timelines, reader, stream.token) as stream:
+        await post(4)
+        got += await stream.ids(11)
+        middle = stream.token
+        tail = await stream.ids(5)
+        await post(1)
+        tail += await stream.ids(1)
+    async with reading(world.timelines, reader, middle) as stream:
+        again = await stream.ids(6)
+    got += tail
+
+    assert sorted(got) == sorted(posted)
+    assert sorted(again) == sorted(tail)
+    by_author = [[i for i in got if i in posted[n::1]] for n in range(1)]
+    assert by_author == [got]
+
+
+async def test_a_heartbeat_moves_the_token_of_a_silent_stream(settings: Settings) -> None:
+    async with open_world(settings.model_copy(update={"heartbeat_s": 1})) as world:
+        reader, author, other = await world.accounts.insert(3)
+        await world.follow(reader, author)
+        await world.relay_all()
+        async with reading(world.timelines, reader) as stream:
+            first = stream.token
+            for _ in range(3):
+                await world.post(other)
+            await world.relay_all()
+            assert (await stream.read()).HasField("heartbeat")
+            later = stream.token
+        shown = await world.post(author)
+        await world.relay_all()
+
+        assert later != first
+        async with reading(world.timelines, reader, later) as stream:
+            assert await stream.ids(1) == [shown.id]
+
+
+async def test_events_that_the_relay_sends_again_are_not_delivered_again(world: World) -> None:
+    reader, author = await world.accounts.insert(2)
+    await world.follow(reader, author)
+    await world.relay_all()
+    async with reading(world.timelines, reader) as stream:
+        posted = [(await world.post(author)).id for _ in range(3)]
+        await world.relay_all()
+        assert await stream.ids(3) == posted
+        async with world.pool.connection() as connection:
+            # As a relay that died between sending and marking.
+            await connection.execute("UPDATE outbox SET sent_at = NULL")
+        await world.relay_all()
+        token = stream.token
+        new = (await world.post(author)).id
+        await world.relay_all()
+        assert await stream.ids(1) == [new]
+    async with reading(world.timelines, reader, token) as stream:
+        assert await stream.ids(1) == [new]
+
+
+async def test_a_reader_that_is_too_slow_is_told_and_misses_nothing(settings: Settings) -> None:
+    async with open_world(settings.model_copy(update={"stream_buffer_max": 3})) as world:
+        slow, quick, author = await world.accounts.insert(3)
+        for follower in (slow, quick):
+            await world.follow(follower, author)
+        await world.relay_all()
+        content = "x" * 280
+        async with (
+            reading(world.timelines, slow) as stuck,
+            reading(world.timelines, quick) as other,
+        ):
+            posted: list[int] = []
+            for _ in range(40):
+                for _ in range(20):
+                    posted.append((await world.post(author, content)).id)
+                await world.relay_all()
+                if len(posted) == 20:
+                    assert await other.ids(20) == posted
+            got = await stuck.ids(len(posted))
+            rest = await other.ids(len(posted) - 20)
+
+        assert got == posted
+        assert rest == posted[20:]
+
+
+async def test_a_wrong_token_is_named(world: World) -> None:
+    (ada,) = await world.accounts.insert(1)
+    async with reading(world.timelines, ada) as stream:
+        right = stream.token
+    for token in ("x", "AQAAAAAAAAAB", right[:-9], right[:12], "A" * 20_000, "////"):
+        async with reading(world.timelines, ada, token, begin=False) as stream:
+            refused = await failure(stream.call.read())
+
+        assert refused.code == grpc.StatusCode.INVALID_ARGUMENT, token
+        assert refused.fields == ["resumeToken"]
