@@ -111,7 +111,8 @@ class Reader(Protocol):
 
     async def read(self, after: Sequence[str], max_records: int, wait_ms: int) -> list[Record]:
         """Returns about `max_records` records that stand behind these positions, one for each
-        partition; the records of a partition are together and in order. Their fence is 0.
+        partition; the records of a partition are together and in order. Their fence is 0. Fewer
+        than `max_records` by the number of partitions are all that there were.
 
         Blocks up to `wait_ms` while there are none. Raises RecordsMissed where records behind a
         position are not kept any more: what was lost and sent again counts as kept.

@@ -21,7 +21,7 @@ from domain.ids import UserId
 from domain.stream_token import DELIVERED_MAX, Delivered, Token
 from eventlog import positions
 from eventlog.contract import Reader, RecordsMissed
-from eventlog.outages import Backoff, is_outage
+from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from mesh.streams import RESYNC_REQUIRED, Ended
 from servers.home_log import Base, Behind, HomeLog, Sighting, sighting_of
 from servers.home_watches import Watch
@@ -29,6 +29,7 @@ from servers.log_tail import LogTail, Reach, take
 
 TAKE_MAX = 20  # presented together
 READ_MAX = 1_000
+LOST_LOOK_S = 0.25  # how often a stream looks whether a lost log is filled again
 READERS_MAX = 4  # streams that read the log at once; others wait for their turn
 
 
@@ -67,8 +68,9 @@ class Source:
 
 
 class Own:
-    """A reach that is one stream's own: it may be ahead of the server's in some partitions and
-    behind it in others."""
+    """A reach that is one stream's own: its server may have read further in some partitions and
+    less far in others, and its floors may tell of events that this stream has not been offered,
+    because the log was lost and is being filled again."""
 
     def __init__(self, reach: Reach, at: int) -> None:
         self.positions = list(reach.positions)
@@ -94,22 +96,25 @@ class Own:
             self.positions[spot.partition] = spot.position
             self.at = sighting.at
         floor = self.floors[spot.partition]
-        self.floors[spot.partition] = max(floor, spot.floor_behind)
+        self.floors[spot.partition] = max(floor, spot.settled)
 
-    def extend(self, reach: Reach, at: int) -> None:
-        """Extends the reach to all that another one reaches."""
-        for partition, position in enumerate(reach.positions):
+    def extend(self, behind: Sequence[str], at: int) -> None:
+        """Extends the reach to positions."""
+        for partition, position in enumerate(behind):
             if not self.has_passed(partition, position):
                 self.positions[partition] = position
                 self.at = at
-        self.floors = [max(both) for both in zip(self.floors, reach.floors, strict=True)]
 
-    def is_within(self, reach: Reach) -> bool:
-        """Whether another reach has all of this one."""
-        return all(
+    def raise_floors(self, floors: Sequence[int]) -> None:
+        """Raises what lies below these floors."""
+        self.floors = [max(both) for both in zip(self.floors, floors, strict=True)]
+
+    def equals(self, reach: Reach) -> bool:
+        """Whether another reach says the same of what was seen, and is not behind."""
+        return self.floors == list(reach.floors) and all(
             positions.order(own) <= positions.order(other)
             for own, other in zip(self.positions, reach.positions, strict=True)
-        ) and all(own <= other for own, other in zip(self.floors, reach.floors, strict=True))
+        )
 
 
 class HomeStream:
@@ -167,6 +172,7 @@ class HomeStream:
         to lag. Raises Ended where something is missing for good."""
         self._busy = False
         while True:
+            raise_if_cancelled()
             if self.lagged:
                 return ()
             if not self._live:
@@ -185,11 +191,11 @@ class HomeStream:
     def is_repeated(self, sighting: Sighting) -> bool:
         """Whether the stream has got behind this before."""
         spot, own = sighting.spot, self._own
-        if own is not None and own.has_passed(spot.partition, spot.position):
-            return True
         floor = spot.floor_before
         if own is not None:
-            floor = max(floor, own.floors[spot.partition])
+            if own.has_passed(spot.partition, spot.position):
+                return True
+            floor = own.floors[spot.partition]
         # Without a stamp (sequence 0) it is not known when it comes again.
         return sighting.sequence > 0 and (
             sighting.sequence <= max(floor, self._since)
@@ -224,8 +230,9 @@ class HomeStream:
         """Takes note that everything the server saw was passed."""
         base = self._source.base
         if self._own is not None:
-            self._own.extend(base.reach(), base.at)
-            if not self._own.is_within(base.reach()):
+            self._own.extend(base.reach().positions, base.at)
+            self._own.raise_floors([self._source.tail.settled] * len(self._own.floors))
+            if not self._own.equals(base.reach()):
                 return
             self._own = None
         self._behind = base
@@ -236,7 +243,8 @@ class HomeStream:
             self._behind = self._own
         own = self._own
         if self._read is not None:
-            own.extend(self._read.reach(), self._read.at)
+            own.extend(self._read.reach().positions, self._read.at)
+            own.raise_floors(self._read.reach().floors)
             self._read = None
         if self._source.log.covers(own.positions):
             found = self._source.log.newer(own.positions, authors)
@@ -249,6 +257,8 @@ class HomeStream:
     async def _read_log(self, own: Own, authors: set[UserId]) -> Sequence[Sighting]:
         backoff = Backoff()
         while True:
+            raise_if_cancelled()
+            begin = list(self._source.log.start)
             try:
                 async with self._source.readers:
                     records = await self._source.reader.read(own.positions, READ_MAX, 0)
@@ -260,7 +270,8 @@ class HomeStream:
                     raise
                 await backoff.wait()
         if not records:
-            self._skip_to_memory(own)
+            if not self._skip_to_memory(own, begin):
+                await asyncio.sleep(LOST_LOOK_S)
             return ()
         for record in records:
             self._check_epoch(own, record.partition, record.position)
@@ -269,18 +280,18 @@ class HomeStream:
         found = [sighting_of(each) for each in seen]
         return [each for each in found if each is not None and each.entry[1] in authors]
 
-    def _skip_to_memory(self, own: Own) -> None:
-        """The log has nothing behind the reach, yet the server's memory begins later: what would
-        lie between was trimmed (then it is missing), or the log was started over, and what is
-        sent again comes later."""
-        for partition, start in enumerate(self._source.log.start):
+    def _skip_to_memory(self, own: Own, begin: Sequence[str]) -> bool:
+        """The log has nothing behind the reach, yet the server's memory began later: the log was
+        lost. Where it was started over, and has nothing yet, the stream goes on there; else it is
+        to be looked again (False)."""
+        for partition, start in enumerate(begin):
             if own.has_passed(partition, start):
                 continue
-            before = own.positions[partition]
-            if positions.order(before)[0] == positions.order(start)[0]:
-                raise Ended(RESYNC_REQUIRED)
+            if positions.order(start)[1] > 0:
+                return False
             self._check_epoch(own, partition, start)
             own.positions[partition] = start
+        return True
 
     def _check_epoch(self, own: Own, partition: int, position: str) -> None:
         if positions.order(own.positions[partition])[0] != positions.order(position)[0]:

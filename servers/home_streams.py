@@ -12,7 +12,7 @@ from chirp.v1 import stream_pb2, timeline_pb2
 from domain import stream_token, timeline
 from domain.errors import Unavailable
 from domain.ids import UserId
-from eventlog.outages import Backoff, is_outage
+from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from mesh.rpc import Call
 from mesh.streams import HEARTBEAT, Answers
 from servers import tweet_records
@@ -27,14 +27,14 @@ from servers.tweet_presenter import Marks, TweetPresenter
 from servers.tweet_records import Record
 from servers.user_names import UserNames
 
-BEGIN_S = 2.0  # how long a stream waits for a server that has just started
 # What was presented so long ago is presented anew: deletions and blocks show within 2 seconds.
 PRESENTED_S = 1.0
 _TOKEN_TAG = b"\x22"  # StreamHomeTimelineResponse.resume_token = 4
 
 
 class HomeStreams:
-    """The open home streams of a server."""
+    """The open home streams of a server. A stream waits up to `begin_s` for a server that has just
+    started."""
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class HomeStreams:
         marks: StreamMarks,
         feed: PurgeFeed,
         partitions: int,
+        begin_s: float,
     ) -> None:
         self._source = source
         self._watches = watches
@@ -56,6 +57,7 @@ class HomeStreams:
         self._marks = marks
         self._feed = feed
         self._partitions = partitions
+        self._begin_s = begin_s
         self._streams: set[HomeStream] = set()
 
     async def StreamHomeTimeline(
@@ -66,7 +68,7 @@ class HomeStreams:
         if request.resume_token:
             token = stream_token.decode(request.resume_token, partitions=self._partitions)
         try:
-            async with asyncio.timeout(BEGIN_S):
+            async with asyncio.timeout(self._begin_s):
                 await self._source.tail.ready()
         except TimeoutError:
             raise Unavailable("this server has just started; try again") from None
@@ -153,6 +155,7 @@ class HomeStreams:
         it cannot be known."""
         backoff = Backoff()
         while True:
+            raise_if_cancelled()
             try:
                 await self._feed.until_fresh()
                 await self._watches.settle(watch)

@@ -5,6 +5,9 @@ What is seen of an event besides itself is what resume tokens are made of (domai
  * *floors*: for each partition, a number up to which every event's sequence was seen. An event that
    comes again (the relay repeats a stretch, or fills a lost log anew) is known by its sequence: not
    above the floor, or one of the few above it that were seen.
+
+How floors rise: an event says up to which sequence all were sent before it. In its own partition
+they stand before it; in the others, they were read when all was read that was there afterwards.
 """
 
 import asyncio
@@ -50,6 +53,8 @@ class Spot:
     floor_before: int
     """The floor of its partition without it: a sequence up to this one comes again."""
     floor_behind: int
+    settled: int
+    """What the event itself says: up to this sequence all were sent before it, into this log."""
     batch: Batch
 
     def reach(self) -> Reach:
@@ -84,8 +89,8 @@ def take(records: Sequence[Record], before: Reach) -> tuple[list[Seen], Reach]:
     behind = Reach(tuple(at), tuple(floors))
     batch = Batch(before, behind)
     seen = [
-        Seen(Spot(record.partition, record.position, floor_before, floor_behind, batch), event)
-        for record, event, floor_before, floor_behind in found
+        Seen(Spot(record.partition, record.position, before_, behind_, event.settled, batch), event)
+        for record, event, before_, behind_ in found
     ]
     return seen, behind
 
@@ -110,6 +115,11 @@ class LogTail:
         self._reach = Reach(("",) * partitions, (0,) * partitions)
         self.sent_again_to = 0
         """Up to which sequence events may come again, while a lost log is filled again; else 0."""
+        self.settled = 0
+        """Everything up to this sequence stands in the log as it is now, where it was read. Floors
+        may be higher: what they tell of a log that was lost meanwhile may still come again."""
+        self._epoch = 0
+        self._said = 0
         self._listeners: list[tuple[Callable[[list[Seen]], None], Callable[[], None]]] = []
         self._gate: Callable[[list[Seen]], Awaitable[None]] | None = None
         self._ready = asyncio.Event()
@@ -129,21 +139,20 @@ class LogTail:
         self._gate = gate
 
     async def ready(self) -> None:
-        """Waits until the log was read up to where it ended when this process began."""
+        """Waits until everything was read that was in the log when this process began."""
         await self._ready.wait()
 
     async def run(self) -> None:
         """Follows until cancelled; waits while the log is away."""
         backoff = Backoff()
         begun = False
-        ends: list[str] = []
         while True:
             raise_if_cancelled()
             try:
                 if not begun:
-                    ends = await self._begin()
+                    await self._begin()
                     begun = True
-                await self._step(ends)
+                await self._step()
                 backoff.reset()
             except RecordsMissed as error:
                 log.error("the event log was read too slowly: %s", error)
@@ -155,35 +164,46 @@ class LogTail:
                     log.warning("cannot follow the event log: %s", type(error).__name__)
                 await backoff.wait()
 
-    async def _begin(self) -> list[str]:
+    async def _begin(self) -> None:
         begin = await self._reader.newest(self._keep)
-        ends = await self._reader.newest(0)
         self._reach = Reach(tuple(begin), self._reach.floors)
         for _, on_begin in self._listeners:
             on_begin()
-        return ends
 
-    async def _step(self, ends: list[str]) -> None:
-        if not self._ready.is_set() and self._reaches(ends):
-            self._ready.set()
+    async def _step(self) -> None:
         began_at = int(self._clock())
-        records = await self._reader.read(self._reach.positions, READ_MAX, WAIT_MS)
-        if not records:
+        wait_ms = WAIT_MS if self._ready.is_set() else 0
+        records = await self._reader.read(self._reach.positions, READ_MAX, wait_ms)
+        epoch, said = self._epoch, self._said
+        if records:
+            seen, behind = take(records, self._reach)
+            if self._gate is not None:
+                await self._gate(seen)
+            for on_seen, _ in self._listeners:
+                on_seen(seen)
+            self._reach = behind
+            self._note_settled(seen)
+            self.at = seen[-1].event.occurred_at.seconds
+            self.sent_again_to = seen[-1].event.sent_again_to
+        else:
             self.at = began_at
-            return
-        seen, behind = take(records, self._reach)
-        if self._gate is not None:
-            await self._gate(seen)
-        for on_seen, _ in self._listeners:
-            on_seen(seen)
-        self._reach = behind
-        self.at = seen[-1].event.occurred_at.seconds
-        self.sent_again_to = seen[-1].event.sent_again_to
+        if len(records) < READ_MAX // len(self._reach.positions):
+            # What was said to be sent before this read was there, and nothing was left.
+            self._ready.set()
+            self._raise_floors(said)
+            if epoch == self._epoch:
+                self.settled = max(self.settled, said)
 
-    def _reaches(self, ends: list[str]) -> bool:
-        pairs = [
-            (positions.order(at), positions.order(end))
-            for at, end in zip(self._reach.positions, ends, strict=True)
-        ]
-        # A count of 0: the log was started over, and has nothing there yet.
-        return all(at >= end or end[1] == 0 for at, end in pairs)
+    def _note_settled(self, seen: list[Seen]) -> None:
+        for each in seen:
+            epoch = positions.order(each.spot.position)[0]
+            if epoch > self._epoch:
+                # Started over: what was sent before is sent again, or gone.
+                self._epoch, self._said, self.settled = epoch, 0, 0
+            if epoch == self._epoch:
+                self._said = max(self._said, each.spot.settled)
+
+    def _raise_floors(self, settled: int) -> None:
+        if settled > min(self._reach.floors):
+            floors = tuple(max(floor, settled) for floor in self._reach.floors)
+            self._reach = Reach(self._reach.positions, floors)

@@ -17,6 +17,7 @@ from domain.ids import UserId
 from mesh.clients import Metadata
 from mesh.rpc import Call
 from mesh.streams import HEARTBEAT, RESYNC_REQUIRED, Answers, Ended
+from mesh.tasks import raise_if_cancelled
 from servers.log_tail import Seen
 from servers.notification_presenter import NotificationPresenter
 from storage import notifications
@@ -57,6 +58,7 @@ class NotificationStreams:
             call.stream.resume_token = notification.encode_token(place)
             yield HEARTBEAT
             while True:
+                raise_if_cancelled()
                 wake.clear()
                 page = await notifications.fetch_newer(
                     self._pool, user, than=place, count=READ_EACH

@@ -91,6 +91,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             marks=StreamMarks(to_records, metadata),
             feed=feed,
             partitions=event_log.partitions,
+            begin_s=settings.call_deadline_s,
         )
         tail.prepare(streaming.prepare)
         tail.listen(streaming.on_seen, streaming.on_begin)

@@ -11,8 +11,8 @@ order of the outbox ids of each key, which is the order of the commits.
     `outbox_keep_hours` are marked unsent, the log starts over, and they are sent again by id.
     Nothing is sent before the last is unmarked, so that no new event overtakes an old one. Those
     rows go no faster than the consumers read.
- 5. Each event is stamped with its outbox id, and with an id below which nothing can come any more
-    (`Settled`): so readers know an event that comes again, also in a log that was filled anew.
+ 5. Each event is stamped with its outbox id, and with an id up to which everything was sent before
+    it (`Settled`): so readers know an event that comes again, also in a log that was filled anew.
 """
 
 import asyncio
@@ -62,6 +62,8 @@ class Relay:
         self._rows_max = min(ROWS_PER_APPEND, settings.eventlog_retention_records // 4)
         self._refilled_for_consumer_at = float("-inf")
         self._settled = Settled()
+        self._sent_to = 0
+        """Every row up to this id is in the log, or never was nor will be."""
 
     async def run(self) -> None:
         """Works until cancelled. Waits while PostgreSQL or the log is away, or another leads."""
@@ -92,6 +94,7 @@ class Relay:
     async def take_over(self, connection: Connection) -> None:
         """Makes this the relay that may append and mark; fills a log that lost records again."""
         lead = await outbox.take_fence(connection)
+        self._sent_to = 0
         self._fence = lead.fence
         self._refill_to = lead.refill_to
         if lead.refilling:
@@ -105,8 +108,10 @@ class Relay:
 
     async def step(self, connection: Connection) -> int:
         """Sends the first unsent rows, up to 1,000; returns how many. Raises Fenced."""
+        settled = self._settled.up_to
         rows = await outbox.fetch_unsent(connection, self._rows_max)
         if not rows:
+            self._sent_to = settled
             return 0
         if rows[0].id <= self._refill_to:
             await self._wait_for_readers()
@@ -122,11 +127,13 @@ class Relay:
         )
         if not marked:
             raise Fenced("another relay took a higher fence")
+        if len(rows) < self._rows_max:
+            self._sent_to = settled
         return len(rows)
 
     async def settle(self, connection: Connection) -> None:
-        """Looks up to which id no transaction can add a row any more; what is sent from now on is
-        stamped with it."""
+        """Looks up to which id no transaction can add a row any more; what is sent when all of that
+        is sent is stamped with it."""
         await self._settled.look(connection)
 
     async def check(self, connection: Connection) -> None:
@@ -194,6 +201,7 @@ class Relay:
             await asyncio.sleep(REFILL_REST_S)
 
     async def _refill(self, connection: Connection) -> None:
+        self._sent_to = 0
         self._fence = (await outbox.take_fence(connection)).fence
         if not await outbox.begin_refill(connection, fence=self._fence):
             raise Fenced("another relay took a higher fence")
@@ -215,10 +223,9 @@ class Relay:
         log.info("the event log starts over; %d events of the outbox are sent again", rows)
 
     def _stamped(self, row: outbox.Unsent) -> Outgoing:
-        # Rows go in the order of ids: what is settled and below this one is sent before it.
         stamp = events_pb2.Event(
             sequence=row.id,
-            settled=min(self._settled.up_to, row.id),
+            settled=self._sent_to,
             sent_again_to=self._refill_to if row.id <= self._refill_to else 0,
         )
         # Two serialised messages, one behind the other, are one message with the fields of both.

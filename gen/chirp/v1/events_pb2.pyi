@@ -82,8 +82,8 @@ class Event(_message.Message):
     same event sent again has the same.
     """
     settled: _builtins.int
-    """Stamped by the relay: in this event's partition of the log, whatever has a sequence up to this
-    one stands before this event. At most the event's own sequence; what lies between the two may
+    """Stamped by the relay: whatever has a sequence up to this one was sent before this event was.
+    Less than the event's own sequence unless it was sent before, too; what lies between the two may
     come later, from transactions that commit late.
     """
     sent_again_to: _builtins.int
