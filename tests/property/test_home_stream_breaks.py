@@ -324,7 +324,7 @@ def test_streams_that_break_anywhere_deliver_what_is_visible_once_and_in_order(
         try:
 
             @settings(
-                max_examples=12,
+                max_examples=25,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
             )
