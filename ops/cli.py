@@ -40,6 +40,19 @@ def up(
 
 
 @app.command()
+def restart() -> None:
+    """Restart all servers and workers of `chirp up --replicas N`, one replica after the other.
+
+    Nothing that people see is interrupted: calls go to the other replica, streams are told to come
+    back there, and miss nothing. So a new release is put under a running stack.
+    """
+    from mesh import settings
+    from ops import rolling
+
+    typer.echo(rolling.restart(settings.load()))
+
+
+@app.command()
 def migrate() -> None:
     """Bring the database's schema up to date, and make the keys where there are none."""
     import asyncio
@@ -184,6 +197,46 @@ def verify(
     )
     url = None if direct else gateway or stack.gateway_url()
     raise typer.Exit(module.run(settings, chosen, gateway=url, materialise=materialise))
+
+
+watch = typer.Typer(
+    help="Watch a stream in the terminal; comes back and goes on where the line broke.",
+    no_args_is_help=True,
+)
+app.add_typer(watch, name="watch")
+
+Watcher = Annotated[str, typer.Argument(help="A username, or the id of an account.")]
+Count = Annotated[int | None, typer.Option(min=1, help="Stop after so many; else with Ctrl-C.")]
+
+
+@watch.command("home")
+def watch_home(user: Watcher, count: Count = None) -> None:
+    """Show what comes into an account's home timeline, as it comes."""
+    from ops import stack
+    from ops import watch as module
+
+    module.home(stack.running(), stack.gateway_url(), user, count)
+
+
+@watch.command("notifications")
+def watch_notifications(user: Watcher, count: Count = None) -> None:
+    """Show what others do that concerns an account, as they do it."""
+    from ops import stack
+    from ops import watch as module
+
+    module.notifications(stack.running(), stack.gateway_url(), user, count)
+
+
+@watch.command("trends")
+def watch_trends(
+    location: Annotated[str, typer.Argument(help="Such as us or us-ny.")] = "world",
+    count: Count = None,
+) -> None:
+    """Show what trends at a place, as it changes."""
+    from ops import stack
+    from ops import watch as module
+
+    module.trends(stack.gateway_url(), location, count)
 
 
 deadletters = typer.Typer(

@@ -1,25 +1,37 @@
 """Live, through the gateway of a real `chirp up --replicas 2`: notifications, and streams as lines
 of JSON, as server-sent events, by gRPC, and in a browser; and servers that die under them."""
 
+import asyncio
 import itertools
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import grpc
 import httpx
 import pytest
 from chirp.v1 import timeline_pb2, timeline_pb2_grpc
-from chirp_up import ChirpUp, chirp_up, command_line, data_folder, descendants
+from chirp_up import (
+    ROOT,
+    ChirpUp,
+    chirp_up,
+    command_line,
+    data_folder,
+    descendants,
+    plain_environment,
+)
 
+from mesh.settings import Settings
 from ops import embedded
-from tests.e2e import browser
+from tests.e2e import browser, many_streams
 
 WITHIN_S = 15.0
 PASSWORD = "correct horse battery"
@@ -30,6 +42,7 @@ EVENTS = {"accept": "text/event-stream"}
 class Person:
     client: httpx.Client
     id: str
+    username: str
     token: str
 
     @property
@@ -108,7 +121,7 @@ def person(client: httpx.Client) -> People:
         answer = client.post("/api/users", json=account)
         assert answer.status_code == 200, answer.text
         body = answer.json()
-        return Person(client, body["user"]["id"], body["accessToken"])
+        return Person(client, body["user"]["id"], account["username"], body["accessToken"])
 
     return sign_up
 
@@ -261,6 +274,85 @@ def test_streams_of_a_server_that_goes_resume_at_another_and_miss_nothing(
     while up.output.count("runs again") == restarts:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+async def test_a_thousand_streams_of_a_draining_server_resume_elsewhere_and_miss_nothing(
+    up: ChirpUp, person: People
+) -> None:
+    author = person()
+    described = up.stack()
+    settings = Settings(
+        keys=Path(described.settings["CHIRP_KEYS"]),
+        database_url=described.settings["CHIRP_DATABASE_URL"],
+    )
+    readers = await many_streams.make_readers(settings, int(author.id))
+    draining, other = described.ports["timeline_server"]
+    process_id = many_streams.process_at(up.process.pid, draining)
+    begun = asyncio.Event()
+    reading = asyncio.create_task(many_streams.read_all(readers, draining, begun))
+    await begun.wait()
+
+    async def post(count: int) -> list[int]:
+        return [int(await asyncio.to_thread(author.post, f"to all {n}")) for n in range(count)]
+
+    posted = await post(4)
+    os.kill(process_id, signal.SIGTERM)
+    ending = asyncio.create_task(many_streams.until_gone(process_id))
+    posted += await post(8)
+    await reading
+    took_s = await ending
+    at_the_end = [len(reader.got) for reader in readers]
+    await many_streams.read_all(readers, other, asyncio.Event(), until=posted)
+
+    assert {reader.reason for reader in readers} == {"DRAINING"}
+    assert min(at_the_end) > 0
+    assert {tuple(reader.got) for reader in readers} == {tuple(posted)}
+    assert took_s < settings.drain_delay_s + settings.drain_grace_s
+    print(f"drained in {took_s:.2f} s; {min(at_the_end)} to {max(at_the_end)} items before")
+
+
+def test_chirp_watch_shows_what_comes_and_comes_back(up: ChirpUp, person: People) -> None:
+    reader, author = person(), person()
+    reader.follow(author)
+    with watching(up, "home", reader.username, "4") as home:
+        texts = ["one", "two"]
+        for text in texts:
+            author.post(text)
+        shown = [home.readline() for _ in texts]
+        for child in descendants(up.process.pid):
+            if is_timeline_server(child):
+                os.kill(child, signal.SIGTERM)
+        # Behind a gateway without a healthy server posts still succeed: they need the others.
+        for text in ("three", "four"):
+            author.post(text)
+            texts.append(text)
+        shown += [home.readline() for _ in range(2)]
+    with watching(up, "notifications", author.username, "1") as notifications:
+        reader.call("POST", f"/api/tweets/{author.post('a tweet')}/like")
+        told = notifications.readline()
+
+    assert [line.split("  ", 1)[1].strip() for line in shown] == [
+        f"@{author.username}: {text}" for text in texts
+    ]
+    assert f"@{reader.username} liked your tweet" in told
+
+
+@contextmanager
+def watching(up: ChirpUp, what: str, user: str, count: str) -> Generator[IO[str]]:
+    """The output of `chirp watch`, when it has begun; it ends by itself."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "ops.cli", "watch", what, user, "--count", count],
+        cwd=ROOT,
+        env={**plain_environment(), "CHIRP_DATA": str(up.data)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "watching" in process.stderr.readline()
+        yield process.stdout
+        assert process.wait(timeout=WITHIN_S) == 0
 
 
 def resumed(reader: Person, token: str, count: int) -> list[str]:
