@@ -5,7 +5,8 @@ tags, of which one rises now. `ada` follows most; `grace`, `alan` and others of 
 are the most followed. Nobody has a password: `chirp token ada` gives a token.
 
 All of it is one transaction, so there is never half a world. It has no events: the timelines of
-people who did not exist before are in no cache, and the first read of each makes it.
+people who did not exist before are in no cache, and the first read of each makes it; what they are
+told of each other is written here (`sample_notifications.py`).
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from domain.sample_graph import Person
 from domain.sample_tweets import Said
 from domain.tier import Thresholds, Tier
 from mesh.settings import Settings
+from ops import sample_notifications
 from ops.load import progress_bar
 from storage import bulk, valkey
 from storage.bulk import AccountRow, FollowRow, TweetRow
@@ -61,7 +63,7 @@ async def make(settings: Settings, *, show_progress: bool) -> None:
     progress = progress_bar()
     progress.disable = not show_progress
     with progress:
-        task = progress.add_task("sample world", total=5)
+        task = progress.add_task("sample world", total=6)
         # Two seconds of computing, which are nobody's while the stack already serves.
         world = await asyncio.to_thread(_imagine, time.time_ns() // 1_000_000)
         progress.advance(task)
@@ -73,7 +75,7 @@ async def make(settings: Settings, *, show_progress: bool) -> None:
         await _forget_pulled(settings)
         async with bulk.connect(settings) as connection:
             await bulk.analyze(connection)
-        progress.update(task, completed=5)
+        progress.update(task, completed=6)
 
 
 def _imagine(now_ms: int) -> _World:
@@ -115,7 +117,10 @@ async def _write(
     await bulk.update_tiers(connection, thresholds)
     step()
     tiers = await bulk.fetch_tiers(connection)
-    await bulk.insert_tweets(connection, _tweets(world, tiers))
+    tweets = list(_tweets(world, tiers))
+    await bulk.insert_tweets(connection, tweets)
+    step()
+    await sample_notifications.write(connection, world.follows, tweets)
     step()
 
 

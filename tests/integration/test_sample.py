@@ -7,6 +7,7 @@ from domain.ids import UserId
 from mesh.settings import Settings
 from ops import sample
 from tests.integration.accounts import Account
+from tests.notified import KIND, open_notified
 from tests.world import World, open_world
 
 FAMOUS = 300  # followers that make an influencer here: some of the sample's people have more
@@ -76,6 +77,18 @@ async def test_home_timelines_of_the_sample_equal_the_oracle(world: World):
 
     assert await world.home(ada, limit=100) == await world.oracle(ada)
     assert len(await world.home(ada, limit=100)) > 1_000
+
+
+async def test_people_of_the_sample_were_told_of_each_other(world: World):
+    async with open_notified(world) as notified:
+        ada = await sign_in(world, "ada")
+        told = await notified.all(ada, limit=100)
+
+        await notified.check_counts()
+        assert {KIND.FOLLOW, KIND.REPLY} <= {each.kind for each in told}
+        (follows,) = [each for each in told if each.kind == KIND.FOLLOW]
+        rows = await world.accounts.rows("SELECT follower_count FROM users WHERE id = %s", ada.id)
+        assert 0 < follows.actor_count <= rows[0][0]
 
 
 async def test_making_it_again_changes_nothing(world: World):
