@@ -57,6 +57,10 @@ check: dev ## Checks style, types, protos and arrows: what CI runs before the te
 bench: dev ## Measures side by side; writes bench/latest.json.
 	$(BIN)/python -m bench
 
+.PHONY: bench-shape
+bench-shape: dev ## Measures how cost grows: 10,000 open streams on one server.
+	$(BIN)/python -m bench.shape
+
 .PHONY: clean
 clean: ## Removes what was installed or cached; keeps the data in .chirp/.
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

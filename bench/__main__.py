@@ -1,6 +1,6 @@
 """`make bench`: measures side by side in one run, prints a table, writes bench/latest.json.
 
-    python -m bench [--data GRAPH] [--only home,rest,post,fanout]
+    python -m bench [--data GRAPH] [--only home,rest,live,post,fanout]
 
 Takes about five minutes on two cores. The goals are for an otherwise idle machine; absolute figures
 move from run to run, ratios less. The exit status is 0 when everything was measured (the table says
@@ -20,7 +20,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import deliveries, home, posts, rows, stack, tools, world
+from bench import deliveries, home, live, posts, rows, stack, tools, world
 from bench.rows import Row
 from mesh import settings as settings_module
 from mesh.settings import Settings
@@ -29,7 +29,7 @@ from ops.children import StartError
 
 GRAPH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ego-twitter.csv.xz"
 LATEST = Path(__file__).with_name("latest.json")
-PARTS = ("home", "rest", "post", "fanout")
+PARTS = ("home", "rest", "live", "post", "fanout")
 # Low enough that the real graph has accounts that are pulled: 43 of them.
 INFLUENCER_FOLLOWERS = 1_000
 CACHE_LINE = "cache: "  # what timeline_server says of its caches when it stops
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="chirp-bench-"))
     try:
         folder.chmod(0o755)  # PostgreSQL's account must enter it
-        measured = uvloop.run(_run(_settings_in(folder), _graph(options.data), options.only))
+        measured = uvloop.run(_run(settings_in(folder), _graph(options.data), options.only))
     except (StartError, OSError, tools.LoadFailed) as error:
         print(f"bench: {error}", file=sys.stderr)
         _say_complaints(folder)
@@ -80,6 +80,7 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         )
         running.place_processes()
         await running.start("tweet_server", "graph_server", "timeline_server")
+        await running.start("notification_server", "notification_worker")
         await running.start("outbox_relay", "fanout_worker", "gateway")
         page = b""
         if "home" in parts or "rest" in parts:
@@ -95,13 +96,18 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         if "rest" in parts:
             console.print("home reads by REST")
             measured += await home.by_rest(running, made, echo_gateway_port)
-        await running.stop("gateway", "echo-gateway", "timeline_server")
+        await running.stop("gateway", "echo-gateway", "notification_server")
+        if "live" in parts:
+            console.print("open streams")
+            measured += await live.measure(running, made)
+        await running.stop("timeline_server")
         if "post" in parts or "fanout" in parts:
             await deliveries.materialise_all(running, made)
         if "post" in parts:
             console.print("posting")
             measured += await posts.measure(running, made, echo_port)
         await running.stop("echo", "tweet_server", "outbox_relay", "fanout_worker")
+        await running.stop("notification_worker")
         if "fanout" in parts:
             console.print("fan-out")
             measured += await deliveries.measure(running, made)
@@ -138,7 +144,8 @@ def _graph(data: Path) -> Path | None:
     return None
 
 
-def _settings_in(folder: Path) -> Settings:
+def settings_in(folder: Path) -> Settings:
+    """Returns settings of nobody's stack but one in this folder."""
     # Whatever this shell is set up for, a benchmark writes into nobody's database.
     for name in [name for name in os.environ if name.startswith("CHIRP_")]:
         del os.environ[name]

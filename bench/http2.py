@@ -77,8 +77,8 @@ def request(method: str, authority: str, token: str, message: bytes) -> Request:
     )
     body = b"\x00" + len(message).to_bytes(4) + message
     return Request(
-        head=_frame_start(len(block), HEADERS, END_HEADERS),
-        middle=block + _frame_start(len(body), DATA, END_STREAM),
+        head=frame_start(len(block), HEADERS, END_HEADERS),
+        middle=block + frame_start(len(body), DATA, END_STREAM),
         tail=body,
     )
 
@@ -165,10 +165,10 @@ class _Connection(asyncio.Protocol):
         self._received = b""
         self._outgoing: list[bytes] = [
             PREFACE,
-            _frame_start(12, SETTINGS, 0) + bytes(4)
+            frame_start(12, SETTINGS, 0) + bytes(4)
             + INITIAL_WINDOW_SIZE.to_bytes(2) + WINDOW_MAX.to_bytes(4)
             + ENABLE_PUSH.to_bytes(2) + bytes(4),
-            _window_update(WINDOW_MAX - 65_535),
+            window_update(WINDOW_MAX - 65_535),
         ]  # fmt: skip
         self._stream = 1
         self._started: dict[int, float] = {}
@@ -245,16 +245,16 @@ class _Connection(asyncio.Protocol):
         self._received = received[at:]
         if self._unacknowledged > WINDOW_STEP:
             self._result.bytes_received += self._unacknowledged
-            self._outgoing.append(_window_update(self._unacknowledged))
+            self._outgoing.append(window_update(self._unacknowledged))
             self._unacknowledged = 0
         self.flush()
         self._close_if_idle()
 
     def _on_control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == SETTINGS and not flags & ACK:
-            self._outgoing.append(_frame_start(0, SETTINGS, ACK) + bytes(4))
+            self._outgoing.append(frame_start(0, SETTINGS, ACK) + bytes(4))
         elif kind == PING and not flags & ACK:
-            self._outgoing.append(_frame_start(8, PING, ACK) + bytes(4) + payload)
+            self._outgoing.append(frame_start(8, PING, ACK) + bytes(4) + payload)
         elif kind == RST_STREAM:
             self._answered.discard(stream)
             self._ended(stream)
@@ -284,13 +284,14 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-def _frame_start(length: int, kind: int, flags: int) -> bytes:
+def frame_start(length: int, kind: int, flags: int) -> bytes:
     """A frame's header up to its stream number."""
     return length.to_bytes(3) + bytes((kind, flags))
 
 
-def _window_update(increment: int) -> bytes:
-    return _frame_start(4, WINDOW_UPDATE, 0) + bytes(4) + increment.to_bytes(4)
+def window_update(increment: int) -> bytes:
+    """A whole frame that lets the server send so many more bytes on the connection."""
+    return frame_start(4, WINDOW_UPDATE, 0) + bytes(4) + increment.to_bytes(4)
 
 
 def _string(text: str) -> bytes:

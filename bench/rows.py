@@ -55,6 +55,16 @@ def at_least(
     )
 
 
+def at_most(
+    name: str, value: float, unit: str, *, value_goal: float | None = None, how: str
+) -> Row:
+    """Returns a row whose value is the better the less it is."""
+    goal, met = "", None
+    if value_goal is not None:
+        goal, met = f"value <= {value_goal:,.0f}", value <= value_goal
+    return Row(name=name, value=_rounded(value), unit=unit, goal=goal, met=met, how=how)
+
+
 def write_json(rows: Sequence[Row], path: Path) -> None:
     """Writes the rows whole; readers see the old file or the new one."""
     partial = path.with_suffix(".partial")
