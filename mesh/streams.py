@@ -116,6 +116,12 @@ class OpenStream:
     """One stream as it runs. Generators set `resume_token`, and `newest_token` where a silent
     stream gets ahead of it; the rest is for `Streams`."""
 
+    # Thousands of them at a time: no dictionary for each.
+    __slots__ = (
+        "_beat", "_context", "_frames", "_reason", "_task", "_waiting", "_writing", "begun",
+        "newest_token", "resume_token", "written_at",
+    )  # fmt: skip
+
     def __init__(self, context: "grpc.aio.ServicerContext[Any, Any]", frames: Frames) -> None:
         self.resume_token = ""
         self.newest_token: Callable[[], str] | None = None

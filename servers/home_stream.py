@@ -13,8 +13,7 @@ It is *live* or it *catches up*.
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from domain import stream_token
 from domain.ids import UserId
@@ -120,10 +119,16 @@ class Own:
 class HomeStream:
     """The state of one stream. Used by one task; `offer` is called by the server's tail."""
 
+    # Thousands of them at a time: no dictionary for each, and nothing that an empty one needs not.
+    __slots__ = (
+        "_behind", "_busy", "_delivered", "_live", "_own", "_queue", "_read", "_resumes", "_since",
+        "_source", "_waiting", "lagged",
+    )  # fmt: skip
+
     def __init__(self, source: Source, token: Token | None) -> None:
         self._source = source
-        self._queue: deque[Sighting] = deque()
-        self._wake = asyncio.Event()
+        self._queue: list[Sighting] = []
+        self._waiting: asyncio.Future[None] | None = None
         self._live = False
         self._busy = False
         self.lagged = False
@@ -152,7 +157,7 @@ class HomeStream:
         """Lets the stream catch up: the server has missed something of the log."""
         self._live = False
         self._queue.clear()
-        self._wake.set()
+        self._wake()
 
     def offer(self, sighting: Sighting) -> None:
         """See home_watches.Stream."""
@@ -164,7 +169,7 @@ class HomeStream:
             self._queue.clear()
         else:
             self._queue.append(sighting)
-        self._wake.set()
+        self._wake()
 
     async def take(self, watch: Watch) -> Sequence[Sighting]:
         """Returns what may be for this stream, in order, when there is any; all of it is to be
@@ -178,11 +183,12 @@ class HomeStream:
             if not self._live:
                 found = await self._catch_up(watch.authors)
             elif self._queue:
-                found = [self._queue.popleft() for _ in range(min(TAKE_MAX, len(self._queue)))]
+                found = self._queue[:TAKE_MAX]
+                del self._queue[:TAKE_MAX]
             else:
                 self._rest()
-                self._wake.clear()
-                await self._wake.wait()
+                self._waiting = asyncio.get_running_loop().create_future()
+                await self._waiting
                 continue
             if found:
                 self._busy = True
@@ -226,6 +232,10 @@ class HomeStream:
             self._rest()
         return self.token()
 
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
     def _rest(self) -> None:
         """Takes note that everything the server saw was passed."""
         base = self._source.base
@@ -237,7 +247,7 @@ class HomeStream:
             self._own = None
         self._behind = base
 
-    async def _catch_up(self, authors: set[UserId]) -> Sequence[Sighting]:
+    async def _catch_up(self, authors: Iterable[UserId]) -> Sequence[Sighting]:
         if self._own is None:
             self._own = Own(self._behind.reach(), self._behind.at)
             self._behind = self._own
@@ -247,12 +257,12 @@ class HomeStream:
             own.raise_floors(self._read.reach().floors)
             self._read = None
         if self._source.log.covers(own.positions):
-            found = self._source.log.newer(own.positions, authors)
+            found = self._source.log.newer(own.positions, set(authors))
             if not found:
                 self._queue.clear()
                 self._live = True
             return found[:TAKE_MAX]
-        return await self._read_log(own, authors)
+        return await self._read_log(own, set(authors))
 
     async def _read_log(self, own: Own, authors: set[UserId]) -> Sequence[Sighting]:
         backoff = Backoff()

@@ -8,7 +8,8 @@ the last word that they changed.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
+from itertools import chain
 from typing import Protocol
 
 from chirp.v1 import events_pb2
@@ -35,6 +36,9 @@ class Stream(Protocol):
 class Watch:
     """A viewer with open streams. `relations` are good while `stale` is False."""
 
+    # Thousands of them at a time: no dictionary for each.
+    __slots__ = ("added", "changes", "indexed", "loaded", "loading", "relations", "streams", "user")
+
     def __init__(self, user: UserId) -> None:
         self.user = user
         self.relations = Viewer(user)
@@ -43,9 +47,17 @@ class Watch:
         self.loaded = 0
         """`changes` when the relations were read; 0: never."""
         self.streams: set[Stream] = set()
-        self.authors: set[UserId] = set()
-        """In the index because of this watch."""
+        self.indexed: Set[UserId] = frozenset()
+        """The followed accounts that are in the index because of this watch, beside its own and
+        what was added."""
+        self.added: frozenset[UserId] = frozenset()
+        """Followed since, so that relations do not tell yet."""
         self.loading: asyncio.Task[None] | None = None
+
+    @property
+    def authors(self) -> Iterable[UserId]:
+        """Whose tweets are offered; some may come twice."""
+        return chain((self.user,), self.indexed, self.added)
 
     @property
     def stale(self) -> bool:
@@ -72,7 +84,7 @@ class Watches:
         watch = self._watches.get(user)
         if watch is None:
             watch = self._watches[user] = Watch(user)
-            self._index(watch, {user})
+            self._by_author.setdefault(user, set()).add(watch)
         watch.streams.add(stream)
         try:
             await self.settle(watch)
@@ -86,7 +98,8 @@ class Watches:
         watch.streams.discard(stream)
         if not watch.streams and self._watches.get(watch.user) is watch:
             del self._watches[watch.user]
-            self._index(watch, set())
+            for author in set(watch.authors):
+                self._remove(author, watch)
 
     async def settle(self, watch: Watch) -> None:
         """Returns when the relations are good; raises what the database raises."""
@@ -104,7 +117,9 @@ class Watches:
                 watch = self._watches.get(UserId(follow.follower_id))
                 if watch is not None:
                     # At once: the next event may be a tweet of the followed account.
-                    self._index(watch, watch.authors | {UserId(follow.followee_id)})
+                    followee = UserId(follow.followee_id)
+                    watch.added |= {followee}
+                    self._by_author.setdefault(followee, set()).add(watch)
                     self._spoil(watch)
             case "user_unfollowed":
                 self._spoil_of(event.user_unfollowed.follower_id)
@@ -164,16 +179,22 @@ class Watches:
                     continue
                 watch.relations, watch.loaded = relations, changes
                 if not watch.stale:
-                    self._index(watch, {*relations.followees, watch.user})
+                    self._index(watch)
         finally:
             watch.loading = None
 
-    def _index(self, watch: Watch, authors: set[UserId]) -> None:
-        for author in watch.authors - authors:
-            watching = self._by_author[author]
-            watching.discard(watch)
-            if not watching:
-                del self._by_author[author]
-        for author in authors - watch.authors:
+    def _index(self, watch: Watch) -> None:
+        """Makes the index say what the relations say."""
+        followees = watch.relations.followees
+        before, watch.indexed = {*watch.indexed, *watch.added}, followees
+        watch.added = frozenset()
+        for author in before - followees - {watch.user}:
+            self._remove(author, watch)
+        for author in followees - before:
             self._by_author.setdefault(author, set()).add(watch)
-        watch.authors = authors
+
+    def _remove(self, author: UserId, watch: Watch) -> None:
+        watching = self._by_author[author]
+        watching.discard(watch)
+        if not watching:
+            del self._by_author[author]
