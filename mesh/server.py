@@ -5,8 +5,9 @@ it is ready, and drains when told to stop.
 
 The stop order, on SIGTERM or SIGINT:
  1. health answers NOT_SERVING, and stays so for `drain_delay_s`: balancers look elsewhere;
- 2. no more calls are taken, running ones get `drain_grace_s` to finish; loops of workers end;
- 3. pools and connections close.
+ 2. streams end with DRAINING, so that their readers come back, elsewhere;
+ 3. no more calls are taken, running ones get `drain_grace_s` to finish; loops of workers end;
+ 4. pools and connections close.
 """
 
 import asyncio
@@ -86,10 +87,13 @@ def main(name: str, opener: Opener) -> None:
 
 @asynccontextmanager
 async def serving(settings: Settings, services: Sequence[BoundService]) -> AsyncGenerator[Serving]:
-    """Serves gRPC with health and reflection; on leaving, takes no more calls and lets running
-    ones finish. Tests use it in process. Raises OSError where the address is taken."""
+    """Serves gRPC with health and reflection; on leaving, ends streams, takes no more calls and
+    lets running ones finish. Tests use it in process. Raises OSError where the address is taken."""
+    streams = {service.streams for service in services if service.streams is not None}
     server = grpc.aio.server(
-        options=SERVER_OPTIONS, maximum_concurrent_rpcs=settings.concurrent_calls_max
+        options=SERVER_OPTIONS,
+        # Open streams must not use up what is for calls.
+        maximum_concurrent_rpcs=settings.concurrent_calls_max + len(streams) * settings.streams_max,
     )
     health_servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -106,11 +110,16 @@ async def serving(settings: Settings, services: Sequence[BoundService]) -> Async
     await server.start()
     for name in ("", *names):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    beating = [asyncio.create_task(each.beat()) for each in streams]
     try:
         yield Serving(port, server, health_servicer)
     finally:
         await health_servicer.enter_graceful_shutdown()
+        for each in streams:
+            each.drain()
         await server.stop(settings.drain_grace_s)
+        for task in beating:
+            task.cancel()
 
 
 async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> None:

@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     """UserService, UserDirectoryService and GraphService."""
     timeline_target: str = "dns:///127.0.0.1:50053"
     """TimelineService."""
+    trend_target: str = "dns:///127.0.0.1:50054"
+    """TrendService."""
 
     # Identity
     token_issuer: str = "chirp"  # noqa: S105 - a name, no secret
@@ -106,7 +108,14 @@ class Settings(BaseSettings):
     valkey_timeout_s: Annotated[float, Field(gt=0)] = 0.5
     """Longest wait for Valkey before a call does without it."""
     concurrent_calls_max: Annotated[int, Field(ge=1)] = 1_000
-    """Calls that a server works on at once; more are refused as OVERLOADED."""
+    """Calls that a server works on at once; more are refused as OVERLOADED. A server that streams
+    takes more while it has fewer streams than it may have."""
+    streams_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Streams open at once in one server, at 30 kB each; more are refused as OVERLOADED."""
+    user_streams_max: Annotated[int, Field(ge=1)] = 20
+    """Streams that one account has open at once in one server."""
+    heartbeat_s: Annotated[float, Field(ge=1, le=15)] = 10.0
+    """A stream that is silent for so long says that it is alive. At most 15, as clients expect."""
     tweet_cache_bytes: Annotated[int, Field(ge=1_000_000)] = 256_000_000
     """Tweet bytes that a timeline server keeps."""
     user_cache_max: Annotated[int, Field(ge=1)] = 200_000

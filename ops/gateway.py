@@ -43,6 +43,8 @@ class Gateway:
     """The replicas of the graph server."""
     timeline_server: Sequence[Endpoint] = (Endpoint("timeline-server", GRPC_PORT),)
     """The replicas of the timeline server."""
+    trend_server: Sequence[Endpoint] = (Endpoint("trend-server", GRPC_PORT),)
+    """The replicas of the trend server."""
     outbox_relay: Sequence[Endpoint] = (Endpoint("outbox-relay", GRPC_PORT),)
     """The replicas of the relay; asked for their health only."""
     fanout_worker: Sequence[Endpoint] = (Endpoint("fanout-worker", GRPC_PORT),)
@@ -79,6 +81,7 @@ def render(gateway: Gateway) -> str:
         "tweet_server": _endpoints(gateway.tweet_server),
         "graph_server": _endpoints(gateway.graph_server),
         "timeline_server": _endpoints(gateway.timeline_server),
+        "trend_server": _endpoints(gateway.trend_server),
         "outbox_relay": _endpoints(gateway.outbox_relay),
         "fanout_worker": _endpoints(gateway.fanout_worker),
     }
