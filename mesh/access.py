@@ -54,4 +54,5 @@ RULES: dict[str, Access] = {
     "/chirp.v1.TrendService/ListTrends": Access.OPEN,
     "/chirp.v1.TrendService/StreamTrends": Access.OPEN,
     "/chirp.v1.TrendService/ExplainTrend": Access.OPEN,
+    "/chirp.v1.TrendCountService/GetTrendCounts": Access.SERVICE,
 }

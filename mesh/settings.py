@@ -10,6 +10,8 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.trend import Rules
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -50,6 +52,8 @@ class Settings(BaseSettings):
     """TimelineService."""
     trend_target: str = "dns:///127.0.0.1:50054"
     """TrendService."""
+    trend_count_target: str = "dns:///127.0.0.1:50055"
+    """TrendCountService, answered by the trend worker."""
 
     # Identity
     token_issuer: str = "chirp"  # noqa: S105 - a name, no secret
@@ -98,6 +102,25 @@ class Settings(BaseSettings):
     outbox_keep_hours: Annotated[int, Field(ge=1)] = 24
     """How long sent events stay in the outbox, so that a lost log can be filled again."""
 
+    # Trends
+    trend_authors_min: Annotated[int, Field(ge=1, le=1_000)] = 3
+    """A tag trends only when so many different authors used it within the hour."""
+    trend_place_tags_min: Annotated[int, Field(ge=0, le=50)] = 3
+    """A place where fewer tags trend answers its parent's list instead."""
+    trend_baseline_min: Annotated[float, Field(gt=0, le=1_000)] = 1.0
+    """What a tag without a past is expected to have in an hour."""
+    trend_overdispersion: Annotated[float, Field(ge=0, le=10)] = 0.1
+    """By how much more than chance the hours of one tag differ, for the order `rising`."""
+    trend_refresh_ms: Annotated[int, Field(ge=10, le=60_000)] = 1_000
+    """How often the trend worker ranks anew."""
+    trend_poll_ms: Annotated[int, Field(ge=5, le=10_000)] = 100
+    """How often a trend server asks for new rankings."""
+    trend_uses_max: Annotated[int, Field(ge=1_000)] = 5_000_000
+    """Uses of the last two hours that the trend worker keeps, at about 250 bytes each. Above it the
+    least used tags are dropped, never one that is on a list."""
+    trend_places_max: Annotated[int, Field(ge=10, le=65_000)] = 5_000
+    """Places that the trend worker knows; uses at further ones count for their parents."""
+
     # Limits
     database_pool_max: Annotated[int, Field(ge=1, le=1000)] = 8
     """Connections to PostgreSQL of one process."""
@@ -129,6 +152,16 @@ class Settings(BaseSettings):
     the gateway's health-check interval times its threshold."""
     drain_grace_s: Annotated[float, Field(ge=0, le=300)] = 5.0
     """How long a stopping server lets running calls finish."""
+
+    @property
+    def trend_rules(self) -> Rules:
+        """What may trend, and how surprise is measured."""
+        return Rules(
+            authors_min=self.trend_authors_min,
+            place_tags_min=self.trend_place_tags_min,
+            baseline_min=self.trend_baseline_min,
+            overdispersion=self.trend_overdispersion,
+        )
 
     @model_validator(mode="after")
     def _tiers_are_in_order(self) -> "Settings":

@@ -49,6 +49,8 @@ class Gateway:
     """The replicas of the relay; asked for their health only."""
     fanout_worker: Sequence[Endpoint] = (Endpoint("fanout-worker", GRPC_PORT),)
     """The replicas of the fan-out worker; asked for their health only."""
+    trend_worker: Sequence[Endpoint] = (Endpoint("trend-worker", GRPC_PORT),)
+    """The replicas of the trend worker; asked for their health only."""
     descriptor: Path = Path("/etc/chirp/descriptor.binpb")
     """gen/descriptor.binpb as Envoy sees it."""
     jwks: Path = Path("/etc/chirp/keys/jwks.json")
@@ -84,6 +86,7 @@ def render(gateway: Gateway) -> str:
         "trend_server": _endpoints(gateway.trend_server),
         "outbox_relay": _endpoints(gateway.outbox_relay),
         "fanout_worker": _endpoints(gateway.fanout_worker),
+        "trend_worker": _endpoints(gateway.trend_worker),
     }
     text = Template(TEMPLATE.read_text()).substitute(
         {name: json.dumps(value) for name, value in placeholders.items()}

@@ -40,6 +40,7 @@ SERVICES = {
     "trend_server": ("TrendService",),
     "outbox_relay": (),
     "fanout_worker": (),
+    "trend_worker": ("TrendCountService",),
 }
 DESCRIPTORS = {
     name: descriptor
@@ -222,6 +223,7 @@ def local_gateway(folder: Path, settings: Settings, ports: dict[str, list[int]])
         trend_server=endpoints("trend_server"),
         outbox_relay=endpoints("outbox_relay"),
         fanout_worker=endpoints("fanout_worker"),
+        trend_worker=endpoints("trend_worker"),
         descriptor=Path(__file__).parents[2] / "gen" / "descriptor.binpb",
         jwks=settings.keys / tokens.JWKS_FILE,
         access_log=folder / "access.log",
