@@ -277,7 +277,7 @@ class TrendWindow:
         for segment in self._segments.values():
             live[segment.rows] = True
             known[segment.uses.authors] = True
-        return bool(live.mean() < 1 - DEAD_SHARE or known.mean() < 1 - DEAD_SHARE)
+        return _dead(live) > DEAD_SHARE * len(live) or _dead(known) > DEAD_SHARE * len(known)
 
     def _renumber(self) -> None:
         """Gives rows and authors that are in use new numbers, from 0."""
@@ -291,6 +291,10 @@ class TrendWindow:
                 Uses(uses.tweets, numbers, uses.spellings, uses.places),
                 segment.removed,
             )
+
+
+def _dead(live: Mask) -> int:
+    return len(live) - int(np.count_nonzero(live))
 
 
 def different(values: U64) -> U64:

@@ -54,6 +54,13 @@ class Handler:
             raise Killed
 
 
+class Nobody:
+    """Handles events by letting them go."""
+
+    async def handle(self, records: Sequence[Record]) -> None:
+        pass
+
+
 @dataclass(slots=True)
 class TrendWorld:
     """A running Chirp as far as trends go."""
@@ -96,6 +103,27 @@ class TrendWorld:
             await self.group.step(0)
         await self.stop_worker()
         await self.start_worker()
+
+    async def lose_partitions(self) -> None:
+        """Lets another member take half of the partitions, handle what is in them, and go."""
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            runner.open_runner(self.settings, trend_worker.GROUP, Nobody()) as other,
+        ):
+            while not (await other.step(0) or other.owned()):
+                await self.group.step(0)
+            while await other.step(0):
+                pass
+
+    async def send_again(self, events: int) -> None:
+        """Sends the last events again, as a relay does that died before it marked them."""
+        async with self.pool.connection() as connection:
+            await connection.execute(
+                "UPDATE outbox SET sent_at = NULL WHERE id IN"
+                " (SELECT id FROM outbox ORDER BY id DESC LIMIT %s)",
+                (events,),
+            )
+        await self.relay_all()
 
     async def people(self, count: int) -> list[UserId]:
         """Makes accounts."""

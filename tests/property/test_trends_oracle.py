@@ -29,22 +29,29 @@ said = st.lists(st.sampled_from(TAGS), min_size=1, max_size=3).map(
 )
 which = st.integers(0, 1_000)
 post = st.tuples(st.just("post"), person, said, place, ago)
+delete = st.tuples(st.just("delete"), which)
+# Each of these makes the worker count again: rare enough that it counts on in between.
+disaster = st.sampled_from(
+    [
+        "lose the cache",
+        "lose the log",
+        "lose partitions",
+        "rewind",
+        "kill the worker",
+        "restart the worker",
+    ]
+)
 steps = st.one_of(
     *[post] * 6,
-    st.tuples(st.just("burst"), said, place, ago),
-    st.tuples(st.just("delete"), which),
-    st.tuples(st.just("delete"), which),
+    *[st.tuples(st.just("burst"), said, place, ago)] * 2,
+    *[delete] * 3,
     st.tuples(st.just("move on"), st.integers(1, 70)),
+    st.tuples(st.just("send again"), st.integers(1, 10)),
     st.tuples(st.just("relay")),
-    st.tuples(st.just("count")),
-    st.tuples(st.just("count")),
+    *[st.tuples(st.just("count"))] * 2,
     st.tuples(st.just("refresh")),
-    st.tuples(st.just("check")),
-    st.tuples(st.just("lose the cache")),
-    st.tuples(st.just("lose the log")),
-    st.tuples(st.just("rewind")),
-    st.tuples(st.just("kill the worker")),
-    st.tuples(st.just("restart the worker")),
+    *[st.tuples(st.just("check"))] * 2,
+    st.tuples(disaster),
 )
 
 
@@ -80,6 +87,10 @@ class History:
                 await world.eventlog.flushall()
             case "rewind", _:
                 await world.event_log.rewind("trends")
+            case "lose partitions", _:
+                await world.lose_partitions()
+            case "send again", (int(events),):
+                await world.send_again(events)
             case "kill the worker", _:
                 await world.kill_worker()
             case "restart the worker", _:
