@@ -52,14 +52,23 @@ class Listed:
     surprise: float
 
 
+class Statistic(Enum):
+    """How surprise is measured: see `surprise`."""
+
+    CHI_SQUARED = "chi_squared"
+    POISSON = "poisson"
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What may trend, and how surprise is measured. `Settings` documents each."""
 
     authors_min: int
     place_tags_min: int
+    statistic: Statistic
     baseline_min: float
     overdispersion: float
+    surprise_min: float
 
 
 class Kind(Enum):
@@ -98,16 +107,20 @@ def baseline(last_hour: Numbers, rules: Rules) -> Numbers:
 
 
 def surprise(this_hour: Numbers, expected: Numbers, rules: Rules) -> Numbers:
-    """Returns how surprising this hour is: (observed - expected)^2 / (expected + k expected^2)
-    where it is above what was expected, else 0.
+    """Returns how surprising this hour is, 0 where it is not above what was expected.
 
-    That is Pearson's chi-squared, as Mastodon ranks (`app/models/trends/tags.rb`), with the
-    variance of a negative binomial instead of a Poisson distribution: people copy each other, so
-    the hours of one tag differ by a share of their size, which a Poisson variance takes for news
-    each time (J. Hilbe, Negative Binomial Regression, 2011). k = 0 is Mastodon's.
+    CHI_SQUARED: (observed - expected)^2 / (expected + k expected^2). Pearson's statistic, as
+    Mastodon ranks by (`app/models/trends/tags.rb`; k = 0), with the variance of a negative binomial
+    instead of a Poisson distribution: people copy each other, so the hours of one tag differ by a
+    share of their size, which a Poisson variance takes for news each time (J. Hilbe, Negative
+    Binomial Regression, 2011). POISSON: observed ln(observed / expected) - (observed - expected).
+    The exponent of Chernoff's bound on the chance that a Poisson variable comes so high
+    (M. Mitzenmacher and E. Upfal, Probability and Computing, 2005, theorem 4.4).
     """
-    variance = expected + rules.overdispersion * expected**2
-    return (this_hour > expected) * (this_hour - expected) ** 2 / variance
+    above = (this_hour > expected) * (this_hour - expected)
+    if rules.statistic is Statistic.POISSON:
+        return (expected + above) * _log1p(above / expected) - above
+    return above**2 / (expected + rules.overdispersion * expected**2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +146,20 @@ def explain(buckets: Sequence[int], authors: int, rules: Rules) -> Explained:
         speed = f"({this} - {last}) / {last} = {velocity(this, last):.9g}"
     else:
         above = "over" if this > FROM_NOTHING else "not over"
-        speed = f"{velocity(this, last):g}: last hour is 0 and {this} is {above} {FROM_NOTHING}"
+        speed = f"{velocity(this, last):g} (last hour is 0, {this} is {above} {FROM_NOTHING})"
+    if rules.statistic is Statistic.POISSON:
+        surprised = f"{this} ln({this} / {expected:g}) - ({this} - {expected:g})"
+    else:
+        surprised = (
+            f"({this} - {expected:g})^2 / "
+            f"({expected:g} + {rules.overdispersion:g} * {expected:g}^2)"
+        )
+    if this <= expected:
+        surprised = f"not above {expected:g}"
     formula = (
         f"score = {' + '.join(terms) or '0'} = {score(buckets):.9g}; velocity = {speed}; "
         f"baseline = max({last}, {rules.baseline_min:g}) = {expected:g}; "
-        f"surprise = max({this} - {expected:g}, 0)^2 / "
-        f"({expected:g} + {rules.overdispersion:g} * {expected:g}^2) = {surprising:.9g}; "
+        f"surprise = {surprised} = {surprising:.9g}, needed to rise = {rules.surprise_min:g}; "
         f"different authors = {authors}, needed = {rules.authors_min}"
     )
     return Explained(
@@ -146,13 +167,11 @@ def explain(buckets: Sequence[int], authors: int, rules: Rules) -> Explained:
     )
 
 
-def choose_place(
-    slug: str, order: Order, lists: Callable[[str, Order], Sequence[object]], rules: Rules
-) -> str:
-    """Returns the place whose list answers: this one, or where too few tags trend there its parent,
-    or the world."""
+def choose_place(slug: str, tags_at: Callable[[str], int], rules: Rules) -> str:
+    """Returns the place whose lists answer: this one, or where too few tags trend there (by score:
+    that few rise does not make a place sparse) its parent, or the world."""
     place = slug
-    while place != WORLD and len(lists(place, order)) < rules.place_tags_min:
+    while place != WORLD and tags_at(place) < rules.place_tags_min:
         place = text.parent_location(place) or WORLD
     return place
 
@@ -197,6 +216,14 @@ def limit(value: int | None) -> int:
     if value < 1:
         raise InvalidArgument.of("limit", "must be at least 1")
     return min(value, LIMIT_MAX)
+
+
+def _log1p(value: Numbers) -> Numbers:
+    if isinstance(value, float):
+        return math.log1p(value)
+    import numpy as np  # only who has arrays needs it
+
+    return np.log1p(value)
 
 
 def _ranks(names: Sequence[str]) -> Mapping[str, int]:

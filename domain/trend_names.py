@@ -78,18 +78,20 @@ class Spellings:
         return min((-int(self._uses[number]), self._spelled[number]) for number in several)[1]
 
     def count(self, numbers: U32, change: int) -> None:
-        """Counts uses in (+1) or out (-1)."""
+        """Counts uses in (+1) or out (-1). No number is taken back before `release_unused`."""
         if len(numbers):
             counted = np.bincount(numbers, minlength=len(self._spelled))
             self._uses[: len(counted)] += change * counted
             if change < 0:
-                gone = np.flatnonzero((counted > 0) & (self.uses == 0))
-                self._release(gone.tolist())
+                self._unused += np.flatnonzero((counted > 0) & (self.uses == 0)).tolist()
 
     def release_unused(self) -> None:
-        """Takes back the numbers given out for uses that were then not counted."""
+        """Takes back the numbers that no use bears. Nothing that is still to be counted may bear a
+        number that was given out before."""
         unused, self._unused = self._unused, []
-        self._release([number for number in unused if self._spelled[number]])
+        for number in unused:
+            if not self._uses[number] and self._spelled[number]:
+                self._release(number)
 
     def _add(self, name: str, spelled: str) -> int:
         if name == spelled:
@@ -110,7 +112,7 @@ class Spellings:
         else:
             self._spellings.setdefault(tag, [self._first_spelling[tag]]).append(number)
         self._tag_of[number] = tag
-        self._unused.append(number)
+        self._unused.append(number)  # until a use bears it
         return number
 
     def _add_tag(self, name: str, spelling: int) -> int:
@@ -124,22 +126,19 @@ class Spellings:
         self._tags[name] = tag
         return tag
 
-    def _release(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            if self._uses[number]:
-                continue
-            del self._numbers[self._spelled[number]]
-            self._spelled[number] = ""
-            self._free.append(number)
-            tag = int(self._tag_of[number])
-            several = self._spellings.get(tag)
-            if several is None:
-                del self._tags[self._names[tag]]
-                self._free_tags.append(tag)
-                continue
-            several.remove(number)
-            if len(several) == 1:
-                (self._first_spelling[tag],) = self._spellings.pop(tag)
+    def _release(self, number: int) -> None:
+        del self._numbers[self._spelled[number]]
+        self._spelled[number] = ""
+        self._free.append(number)
+        tag = int(self._tag_of[number])
+        several = self._spellings.get(tag)
+        if several is None:
+            del self._tags[self._names[tag]]
+            self._free_tags.append(tag)
+            return
+        several.remove(number)
+        if len(several) == 1:
+            (self._first_spelling[tag],) = self._spellings.pop(tag)
 
 
 class Places:

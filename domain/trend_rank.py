@@ -13,13 +13,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from domain import trend
 from domain.trend import HOUR, LIMIT_MAX, WEIGHTS, Listed, Order, Rules
+from domain.trend_names import WORLD_NUMBER
 from domain.trend_window import HIGH, LOW, MINUTES, Segment, TrendWindow, authors_of, different
 
 F64 = NDArray[np.float64]
@@ -33,6 +34,15 @@ TAG = 0xFFFFFFFF
 LOOK_FIRST, LOOK_GROWTH = LIMIT_MAX + 10, 8
 
 Lists = Mapping[Order, Sequence[Listed]]
+
+
+class Hours(NamedTuple):
+    """A tag's uses in this hour and the last, and its authors in this one."""
+
+    name: str
+    this_hour: int
+    last_hour: int
+    authors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +81,11 @@ class TrendRanker:
             trend.baseline(sums.last_hour.astype(np.float64), self._rules),
             self._rules,
         )
+        # Above 0 in any case: what is not above its baseline does not rise.
+        rising = np.where(surprise >= self._rules.surprise_min, surprise, 0.0)
         look = _Look(self._window, sums.rows, self._rules.authors_min)
         ranked: dict[str, dict[Order, Sequence[Listed]]] = {}
-        for order, values in ((Order.SCORE, sums.score), (Order.RISING, surprise)):
+        for order, values in ((Order.SCORE, sums.score), (Order.RISING, rising)):
             by_place: dict[int, list[tuple[float, str, int]]] = {}
             best = look.best(values)
             keys = self._window.rows.keys[sums.rows[best]]
@@ -92,6 +104,25 @@ class TrendRanker:
             place: {order: lists.get(order, ()) for order in Order}
             for place, lists in ranked.items()
         }
+
+    def hours_of_the_world(self) -> list[Hours]:
+        """Returns the hours of every tag that has enough authors in the world, in no order."""
+        sums = self._may_trend()
+        keys = self._window.rows.keys[sums.rows]
+        sums, keys = sums.where(keys >> HIGH == WORLD_NUMBER), keys[keys >> HIGH == WORLD_NUMBER]
+        look = _Look(self._window, sums.rows, self._rules.authors_min)
+        look.count_authors(np.arange(len(keys)))
+        return [
+            Hours(self._window.spellings.name(key & TAG), this, last, authors)
+            for key, this, last, authors in zip(
+                keys.tolist(),
+                sums.this_hour.tolist(),
+                sums.last_hour.tolist(),
+                look.authors.tolist(),
+                strict=True,
+            )
+            if authors >= self._rules.authors_min
+        ]
 
     def explain(self, place: str, name: str) -> tuple[list[int], int]:
         """Returns the 120 buckets of a tag at a place, this minute first, and how many different
@@ -182,7 +213,7 @@ class _Look:
             # The equals of the last one that is looked at are looked at, too.
             lowest = np.repeat(ordered[begins + np.minimum(look, counts) - 1], counts)
             seen = ordered >= lowest
-            self._count_authors(left[seen])
+            self.count_authors(left[seen])
             enough = left[seen][self.authors[left[seen]] >= self._authors_min]
             found.append(enough)
             good += np.bincount(self._places[enough], minlength=len(good))
@@ -190,7 +221,8 @@ class _Look:
             look *= LOOK_GROWTH
         return np.concatenate(found) if found else left
 
-    def _count_authors(self, positions: I64) -> None:
+    def count_authors(self, positions: I64) -> None:
+        """Counts the authors of some of the rows, where nobody asked before."""
         unknown = positions[self.authors[positions] < 0]
         if not len(unknown):
             return

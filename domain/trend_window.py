@@ -189,21 +189,23 @@ class TrendWindow:
         for minute, came in sorted(pending.items()):
             if minute > self.now_minute - MINUTES:
                 self._fold_into(minute, came)
-        # After that, so that no number is taken back that something pending bears.
         for minute in [m for m in self._segments if m <= self.now_minute - MINUTES]:
             self._drop(minute)
+        # After all of that: what was pending bears numbers, too.
         self.spellings.release_unused()
         if moved_on and self._has_many_dead():
             self._renumber()
 
     def forget_tags(self, tags: Mask) -> int:
-        """Drops all uses of some tags, given by number; returns how many uses that were."""
+        """Drops all uses of some tags, given by number; returns how many that were. Only right
+        behind a fold, as the next: what is pending would lose its numbers."""
         before = self.size
         for minute, segment in self._segments.items():
             mask = tags[self.spellings.tag_of[segment.uses.spellings]]
             if mask.any():
                 self.spellings.count(segment.uses.spellings[mask], -1)
                 self._replace(minute, segment.uses.where(~mask), segment.removed)
+        self.spellings.release_unused()
         return before - self.size
 
     def forget_oldest_minute(self) -> int:
@@ -211,6 +213,7 @@ class TrendWindow:
         before = self.size
         if self._segments:
             self._drop(min(self._segments))
+            self.spellings.release_unused()
         return before - self.size
 
     def row(self, place: int, tag: int) -> int | None:

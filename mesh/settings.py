@@ -5,12 +5,12 @@ value stops a process at start with one line that names it.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from domain.trend import Rules
+from domain.trend import Rules, Statistic
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -102,14 +102,18 @@ class Settings(BaseSettings):
     outbox_keep_hours: Annotated[int, Field(ge=1)] = 24
     """How long sent events stay in the outbox, so that a lost log can be filled again."""
 
-    # Trends
+    # Trends. What the defaults are good for: docs/decisions/0011, `chirp trends backtest --grid`
     trend_authors_min: Annotated[int, Field(ge=1, le=1_000)] = 3
     """A tag trends only when so many different authors used it within the hour."""
     trend_place_tags_min: Annotated[int, Field(ge=0, le=50)] = 3
     """A place where fewer tags trend answers its parent's list instead."""
+    trend_statistic: Literal["chi_squared", "poisson"] = "chi_squared"
+    """What the order `rising` ranks by: see `domain/trend.py`."""
+    trend_surprise_min: Annotated[float, Field(ge=0)] = 12.0
+    """A tag rises only when it is at least so surprising."""
     trend_baseline_min: Annotated[float, Field(gt=0, le=1_000)] = 1.0
     """What a tag without a past is expected to have in an hour."""
-    trend_overdispersion: Annotated[float, Field(ge=0, le=10)] = 0.1
+    trend_overdispersion: Annotated[float, Field(ge=0, le=10)] = 0.3
     """By how much more than chance the hours of one tag differ, for the order `rising`."""
     trend_refresh_ms: Annotated[int, Field(ge=10, le=60_000)] = 1_000
     """How often the trend worker ranks anew."""
@@ -159,6 +163,8 @@ class Settings(BaseSettings):
         return Rules(
             authors_min=self.trend_authors_min,
             place_tags_min=self.trend_place_tags_min,
+            statistic=Statistic(self.trend_statistic),
+            surprise_min=self.trend_surprise_min,
             baseline_min=self.trend_baseline_min,
             overdispersion=self.trend_overdispersion,
         )

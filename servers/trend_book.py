@@ -139,7 +139,9 @@ class TrendBook:
             raise Unavailable("trends are being counted; try again")
         view = self._views.get(asked)
         if view is None:
-            place = trend.choose_place(asked.place, asked.order, self._list, self._rules)
+            place = trend.choose_place(
+                asked.place, lambda each: len(self._list(each, Order.SCORE)), self._rules
+            )
             view = View(
                 place=place,
                 fallback_from=asked.place if place != asked.place else "",

@@ -54,12 +54,13 @@ class TrendOracle:
 
     def ranked(self, place: str, order: str, rules: Rules) -> list[Listed]:
         """Returns the list of one place, whether or not it is sparse."""
+        least = rules.surprise_min
         lines = [
             listed
             for (where, name), counted in self.counted.items()
             if where == place
             and (listed := self._listed(name, counted, rules)).authors >= rules.authors_min
-            and (order == "score" or listed.surprise > 0)
+            and (order == "score" or (listed.surprise > 0 and listed.surprise >= least))
         ]
         return sorted(
             lines,
@@ -69,9 +70,9 @@ class TrendOracle:
     def answer(self, place: str, order: str, rules: Rules) -> tuple[str, list[Listed]]:
         """Returns the place whose list answers, and the list."""
         for candidate in (place, place.split("-")[0], "world"):
-            lines = self.ranked(candidate, order, rules)
-            if len(lines) >= rules.place_tags_min or candidate == "world":
-                return candidate, lines
+            tags = len(self.ranked(candidate, "score", rules))
+            if tags >= rules.place_tags_min or candidate == "world":
+                return candidate, self.ranked(candidate, order, rules)
         raise AssertionError("the world always answers")
 
     def _listed(self, name: str, counted: Counted, rules: Rules) -> Listed:
