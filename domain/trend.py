@@ -25,7 +25,6 @@ WEIGHTS = [DECAY**minutes_ago for minutes_ago in range(HOUR)]
 FROM_NOTHING = 10
 
 LIMIT_DEFAULT, LIMIT_MAX = 10, 50
-TAG_LENGTH_MAX = 400  # code points of a tag in any spelling, before it is folded
 
 
 # One number, or an array of them: the formulas below are written for both.

@@ -92,9 +92,9 @@ def spellings(content: str, hashtags: Sequence[str]) -> list[str]:
     return [spelled.get(name, name) for name in hashtags]
 
 
-def is_tag(name: str) -> bool:
-    """Whether a folded text can be the name of a hashtag."""
-    return len(name) <= HASHTAG_MAX and _TAG.fullmatch(name) is not None
+def is_tag(text: str) -> bool:
+    """Whether a text, spelled or folded, can be a hashtag, without #."""
+    return len(text) <= HASHTAG_MAX and _TAG.fullmatch(text) is not None
 
 
 def fold(tag: str) -> str:

@@ -157,7 +157,7 @@ def parse_plant(text: str) -> Plant:
     tag, _, rest = text.partition(":")
     at, _, size = rest.rpartition(":")
     name = tweet.fold(tag)
-    if not (tweet.is_tag(name) and at and size.isdecimal() and int(size)):
+    if not (tweet.is_tag(tag) and tweet.is_tag(name) and at and size.isdecimal() and int(size)):
         raise BadInput(f"`{text}` is not TAG:AT:SIZE, as in rain:2014-12-15T09:00:20")
     return Plant(name, parse_time(at), int(size))
 

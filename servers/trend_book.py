@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import redis.exceptions
 from chirp.v1 import trend_pb2
+from google.protobuf.message import DecodeError
 
 from domain import trend
 from domain.errors import Unavailable
@@ -117,14 +118,14 @@ class TrendBook:
             try:
                 await self.poll()
                 away = False
-            except (redis.exceptions.RedisError, OSError) as error:
+            except (redis.exceptions.RedisError, OSError, DecodeError) as error:
                 if not away:
                     log.warning("trends stay as they are: %s", type(error).__name__)
                 away = True
             await asyncio.sleep(self._poll_s)
 
     async def poll(self) -> None:
-        """Reads what changed. Raises what Valkey raises."""
+        """Reads what changed. Raises what Valkey raises, and DecodeError."""
         news = await self._store.read(self._version)
         if news is not None and (news.version, news.as_of_ms) != (self._version, self._as_of_ms):
             self._take(news)
@@ -160,7 +161,7 @@ class TrendBook:
         return answer
 
     def _list(self, place: str, order: Order) -> Sequence[trend_pb2.Trend]:
-        lists = self._lists.get(place)
+        lists = self._lists.get(place)  # one without entries where the place went
         if lists is None:
             return ()
         return lists.score if order is Order.SCORE else lists.rising
@@ -173,14 +174,12 @@ class TrendBook:
             for view in self._views.values():
                 view.as_of_ms = news.as_of_ms
             return
-        self._version = news.version
+        # All are read before any is taken: what cannot be read changes nothing.
+        read = {place: trend_pb2.TrendLists.FromString(each) for place, each in news.lists.items()}
         if news.whole:
             self._lists.clear()
-        for place, stored in news.lists.items():
-            if stored:
-                self._lists[place] = trend_pb2.TrendLists.FromString(stored)
-            else:
-                self._lists.pop(place, None)
+        self._lists.update(read)
+        self._version = news.version
         self._views.clear()
         news_came, self._news = self._news, asyncio.Event()
         news_came.set()

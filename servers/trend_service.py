@@ -7,7 +7,7 @@ from chirp.v1 import trend_pb2, trend_pb2_grpc
 from domain import trend, tweet
 from domain.errors import InvalidArgument
 from domain.text import well_formed
-from domain.trend import HOUR, TAG_LENGTH_MAX, Rules
+from domain.trend import HOUR, Rules
 from mesh.clients import Metadata
 from mesh.rpc import Call
 from mesh.streams import Answers
@@ -93,7 +93,8 @@ def _asked(request: trend_pb2.ListTrendsRequest | trend_pb2.StreamTrendsRequest)
 
 def _name(tag: str) -> str:
     well_formed("tag", tag)
-    name = tweet.fold(tag[:TAG_LENGTH_MAX].removeprefix("#"))
-    if len(tag) > TAG_LENGTH_MAX or not tweet.is_tag(name):
+    spelled = tag.removeprefix("#")
+    name = tweet.fold(spelled) if tweet.is_tag(spelled) else ""
+    if not tweet.is_tag(name):
         raise InvalidArgument.of("tag", "must be a hashtag: letters, digits and _, not only digits")
     return name

@@ -240,9 +240,9 @@ async def open_worker(settings: Settings) -> AsyncGenerator[TrendWorker]:
 
 
 @asynccontextmanager
-async def open_process(settings: Settings) -> AsyncGenerator[Process]:
-    """Opens the worker's process."""
-    async with open_worker(settings) as worker, database.open_pool(settings, size_max=1) as pool:
+async def serving(settings: Settings, worker: TrendWorker) -> AsyncGenerator[Process]:
+    """Opens the process of a worker."""
+    async with database.open_pool(settings, size_max=1) as pool:
         descriptor = trend_pb2.DESCRIPTOR.services_by_name["TrendCountService"]
         lead = trend_lead.TrendLead(
             pool, lambda: runner.open_runner(settings, GROUP, worker), worker, settings
@@ -258,6 +258,13 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             ],
             loops=[lead.run],
         )
+
+
+@asynccontextmanager
+async def open_process(settings: Settings) -> AsyncGenerator[Process]:
+    """Opens the worker's process."""
+    async with open_worker(settings) as worker, serving(settings, worker) as process:
+        yield process
 
 
 if __name__ == "__main__":
