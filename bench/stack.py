@@ -128,6 +128,8 @@ class BenchStack:
                     timeline_server=[Endpoint("127.0.0.1", port)],
                     outbox_relay=real["outbox_relay"],
                     fanout_worker=real["fanout_worker"],
+                    trend_server=real["trend_server"],
+                    trend_worker=real["trend_worker"],
                     descriptor=localstack.DESCRIPTOR,
                     jwks=self.settings.keys / tokens.JWKS_FILE,
                     access_log=self.folder / "logs" / "echo-access.log",

@@ -52,4 +52,8 @@ RULES: dict[str, Access] = {
     "/chirp.v1.TimelineService/CountNewer": Access.SIGNED_IN,
     "/chirp.v1.TimelineService/GetUserTimeline": Access.OPEN,
     "/chirp.v1.TimelineUpkeepService/RebuildHomeTimeline": Access.SERVICE,
+    "/chirp.v1.TrendService/ListTrends": Access.OPEN,
+    "/chirp.v1.TrendService/StreamTrends": Access.OPEN,
+    "/chirp.v1.TrendService/ExplainTrend": Access.OPEN,
+    "/chirp.v1.TrendCountService/GetTrendCounts": Access.SERVICE,
 }

@@ -5,8 +5,9 @@ it is ready, and drains when told to stop.
 
 The stop order, on SIGTERM or SIGINT:
  1. health answers NOT_SERVING, and stays so for `drain_delay_s`: balancers look elsewhere;
- 2. no more calls are taken, running ones get `drain_grace_s` to finish; loops of workers end;
- 3. pools and connections close.
+ 2. streams end with DRAINING, so that their readers come back, elsewhere;
+ 3. no more calls are taken, running ones get `drain_grace_s` to finish; loops of workers end;
+ 4. pools and connections close.
 """
 
 import asyncio
@@ -30,6 +31,12 @@ from mesh.settings import Settings
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 # Envoy and clients ping idle connections; a server that counts pings as strikes drops them.
 PING_INTERVAL_MIN_MS = 5_000
+
+SERVING, NOT_SERVING = (
+    health_pb2.HealthCheckResponse.SERVING,
+    health_pb2.HealthCheckResponse.NOT_SERVING,
+)
+HEALTH_LOOK_S = 0.1  # how often a service is asked whether it is ready
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -86,10 +93,13 @@ def main(name: str, opener: Opener) -> None:
 
 @asynccontextmanager
 async def serving(settings: Settings, services: Sequence[BoundService]) -> AsyncGenerator[Serving]:
-    """Serves gRPC with health and reflection; on leaving, takes no more calls and lets running
-    ones finish. Tests use it in process. Raises OSError where the address is taken."""
+    """Serves gRPC with health and reflection; on leaving, ends streams, takes no more calls and
+    lets running ones finish. Tests use it in process. Raises OSError where the address is taken."""
+    streams = {service.streams for service in services if service.streams is not None}
     server = grpc.aio.server(
-        options=SERVER_OPTIONS, maximum_concurrent_rpcs=settings.concurrent_calls_max
+        options=SERVER_OPTIONS,
+        # Open streams must not use up what is for calls.
+        maximum_concurrent_rpcs=settings.concurrent_calls_max + len(streams) * settings.streams_max,
     )
     health_servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -105,12 +115,32 @@ async def serving(settings: Settings, services: Sequence[BoundService]) -> Async
         raise OSError(f"cannot listen on {settings.listen}; set CHIRP_LISTEN") from error
     await server.start()
     for name in ("", *names):
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await health_servicer.set(name, SERVING)
+    loops = [asyncio.create_task(each.beat()) for each in streams]
+    loops += [
+        asyncio.create_task(_tell_health(health_servicer, service.full_name, service.is_ready))
+        for service in services
+        if service.is_ready is not None
+    ]
     try:
         yield Serving(port, server, health_servicer)
     finally:
         await health_servicer.enter_graceful_shutdown()
+        for each in streams:
+            each.drain()
         await server.stop(settings.drain_grace_s)
+        for task in loops:
+            task.cancel()
+
+
+async def _tell_health(health_servicer: Health, name: str, is_ready: Callable[[], bool]) -> None:
+    told = SERVING
+    while True:
+        wanted = SERVING if is_ready() else NOT_SERVING
+        if wanted != told:
+            await health_servicer.set(name, wanted)
+            told = wanted
+        await asyncio.sleep(HEALTH_LOOK_S)
 
 
 async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> None:

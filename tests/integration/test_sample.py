@@ -3,10 +3,12 @@ from collections.abc import AsyncGenerator
 
 import pytest_asyncio
 
+from domain import sample_tweets
 from domain.ids import UserId
 from mesh.settings import Settings
 from ops import sample
 from tests.integration.accounts import Account
+from tests.trend_world import open_trend_world
 from tests.world import World, open_world
 
 FAMOUS = 300  # followers that make an influencer here: some of the sample's people have more
@@ -19,6 +21,21 @@ async def world(settings: Settings) -> AsyncGenerator[World]:
         assert await sample.is_empty(few)
         await sample.make(few, show_progress=False)
         yield opened
+
+
+async def test_its_tags_trend_at_once(settings: Settings):
+    async with open_trend_world(settings) as world:
+        await world.drain()
+
+        await sample.make(settings, show_progress=False)
+        world.now_ms = time.time_ns() // 1_000_000
+        await world.drain()
+        trends = (await world.list(order="rising")).trends
+        places = [await world.list(place) for place in ("us", "fr", "de")]
+
+    assert trends[0].name == sample_tweets.RISING
+    assert trends[0].authors > 50
+    assert any(not place.fallback_from for place in places)
 
 
 async def sign_in(world: World, username: str) -> Account:

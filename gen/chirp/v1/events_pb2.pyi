@@ -231,6 +231,7 @@ class TweetCreated(_message.Message):
     QUOTE_OF_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
+    HASHTAG_SPELLINGS_FIELD_NUMBER: _builtins.int
     delivery: Global___Delivery.ValueType
     """How it is delivered."""
     first_pulled: _builtins.bool
@@ -257,6 +258,10 @@ class TweetCreated(_message.Message):
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___TweetVersion]:
         """The tweets whose counts it changed."""
 
+    @_builtins.property
+    def hashtag_spellings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hashtags as they are spelled in the tweet, without #: as many, in the same order."""
+
     def __init__(
         self,
         *,
@@ -269,10 +274,11 @@ class TweetCreated(_message.Message):
         quote_of: _builtins.int = ...,
         location: _builtins.str = ...,
         changed: _abc.Iterable[Global___TweetVersion] | None = ...,
+        hashtag_spellings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "delivery", b"delivery", "entry", b"entry", "first_pulled", b"first_pulled", "hashtags", b"hashtags", "location", b"location", "mentions", b"mentions", "quote_of", b"quote_of", "reply_to", b"reply_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "delivery", b"delivery", "entry", b"entry", "first_pulled", b"first_pulled", "hashtag_spellings", b"hashtag_spellings", "hashtags", b"hashtags", "location", b"location", "mentions", b"mentions", "quote_of", b"quote_of", "reply_to", b"reply_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
