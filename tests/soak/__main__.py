@@ -25,8 +25,7 @@ import uvloop
 
 from ops import embedded
 from ops.children import StartError
-from tests.soak import api as apis
-from tests.soak import graph, history, judge, plan, stack
+from tests.soak import graph, history, judge, plan, rest, stack
 from tests.soak.api import Counts
 from tests.soak.graph import Graph
 from tests.soak.history import Result
@@ -133,7 +132,7 @@ async def _soak_stack(totals: Totals, mode: str, seed: int, until: float, histor
 
         async with AsyncExitStack() as opened:
             running = await opened.enter_async_context(stack.running(data, MODES[mode], say))
-            api = await opened.enter_async_context(apis.open_api(running.url, totals.counts))
+            api = await opened.enter_async_context(rest.open_api(running.url, totals.counts))
             judging = await opened.enter_async_context(judge.open_judge(running, api))
             first = True
             while totals.histories < histories and (first or time.monotonic() < until):

@@ -20,8 +20,7 @@ from random import Random
 
 from domain.ids import UserId
 from mesh.tokens import TokenSigner
-from tests.soak import api as apis
-from tests.soak import judge, ledger, plan, stack
+from tests.soak import grpc_api, judge, ledger, plan, stack
 from tests.soak.api import Counts, Person
 from tests.soak.history import play
 from tests.soak.model import Model
@@ -35,6 +34,7 @@ EMPTY_EARLY = 0.1  # of the time
 EMPTY_AGAIN = 0.5
 UNDER_WAY_MAX = 400
 TOP = 2_000  # every second actor is one of the so many most followed
+LIMITS = (20,)
 TOKEN_LIFETIME_S = 86_400
 # Three queries over a whole timeline each: few of them are many here.
 OPERATIONS = {**plan.OPERATIONS, "read whole": 0.1}
@@ -78,13 +78,13 @@ async def run(asked: Graph, data: Path, counts: Counts, say: stack.Say) -> list[
     async with AsyncExitStack() as opened:
         running = await opened.enter_async_context(stack.running(data, SETTINGS, say))
         findings = await _prepare(asked)
-        api = await opened.enter_async_context(apis.open_api(running.url, counts))
+        api = await opened.enter_async_context(grpc_api.open_api(running.url, counts))
         judging = await opened.enter_async_context(judge.open_judge(running, api))
         accounts = await _accounts(running)
         model = Model()
         player = Player(
             api, Crowd(accounts, TokenSigner(running.settings)), model, judging.oracle,
-            prefix=f"graph-{asked.seed}",
+            prefix=f"graph-{asked.seed}", limits=LIMITS,
         )  # fmt: skip
         player.delivered_up_to = await judging.drained()
         await _play(asked, player, running, counts)

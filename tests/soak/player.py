@@ -8,8 +8,8 @@ from typing import Protocol
 
 import psycopg
 
-from tests.soak.api import Answer, Api, Page, Person
-from tests.soak.model import PROMISED_S, Model, Outcome, Relation
+from tests.soak.api import Api, Page, Person, Post
+from tests.soak.model import PROMISED_S, Model, Outcome
 from tests.soak.plan import Step
 
 TARGETS_MAX = 300  # of the newest tweets, those that others act on: so that they meet
@@ -37,12 +37,20 @@ class Player:
     """Plays the steps of one history, many at a time."""
 
     def __init__(
-        self, api: Api, people: People, model: Model, oracle: Oracle, *, prefix: str
+        self,
+        api: Api,
+        people: People,
+        model: Model,
+        oracle: Oracle,
+        *,
+        prefix: str,
+        limits: Sequence[int] = LIMITS,
     ) -> None:
         self._api = api
         self._people = people
         self._oracle = oracle
         self._prefix = prefix
+        self._limits = limits
         self._posts = 0
         self._authors: dict[int, Person] = {}
         self._targets: deque[int] = deque(maxlen=TARGETS_MAX)
@@ -63,42 +71,42 @@ class Player:
             case "delete":
                 await self._delete(self._target(step.choice))
             case "read":
-                await self._read(actor, LIMITS[step.choice % len(LIMITS)], 1 + step.detail % 3)
+                await self._read(
+                    actor, self._limits[step.choice % len(self._limits)], 1 + step.detail % 3
+                )
             case "read on":
                 await self._read_on(step.choice)
             case "read whole":
-                await self._read_whole(actor, LIMITS[step.choice % len(LIMITS)])
+                await self._read_whole(actor, self._limits[step.choice % len(self._limits)])
             case "follow" | "unfollow" | "block" | "unblock" | "mute" | "unmute" as operation:
                 other = self._people[step.choice % len(self._people)]
                 if other.id != actor.id:
-                    await self._relate(operation, actor, other.id)
+                    await self._change(operation, actor, other.id)
             case _:
                 target = self._target(step.choice)
                 if target:
-                    await self._engage(step.operation, actor, target)
+                    await self._change(step.operation, actor, target)
 
     async def post(self, author: Person, operation: str = "post", target: int = 0) -> None:
         """Posts; a call that fails is made again with the same request id."""
         self._posts += 1
         number = self._posts
-        body: dict[str, str] = {
-            "content": f"{operation} {number} #soak",
-            "requestId": f"{self._prefix}-{number}",
-        }
-        if operation != "post" and target:
-            body["replyTo" if operation == "reply" else "quoteOf"] = str(target)
+        asked = Post(
+            operation,
+            f"{operation} {number} #soak",
+            f"{self._prefix}-{number}",
+            0 if operation == "post" else target,
+        )
         for attempt in range(POST_TRIES):
             if attempt:
                 await asyncio.sleep(POST_REST_S)
-            answer = await self._api.call(operation, author, "POST", "/api/tweets", json=body)
-            if answer.outcome is Outcome.DONE:
-                tweet = int(answer.body["id"])
-                self._authors[tweet] = author
-                self.model.authors[tweet] = author.id
-                self._targets.append(tweet)
-                await self._look_for_own(author, tweet, number)
-                return
-            if answer.outcome is Outcome.REFUSED:
+            posted = await self._api.post(author, asked)
+            if posted.outcome is Outcome.DONE:
+                self._authors[posted.tweet] = author
+                self.model.authors[posted.tweet] = author.id
+                self._targets.append(posted.tweet)
+                await self._look_for_own(author, posted.tweet, number)
+            if posted.outcome is not Outcome.FAILED:
                 return
 
     async def read_all(self) -> None:
@@ -125,32 +133,20 @@ class Player:
         self.model.deleting.add(target)
         self._targets.remove(target)
         author = self._authors[target]
-        answer = await self._api.call("delete", author, "DELETE", f"/api/tweets/{target}")
+        outcome = await self._api.delete(author, target)
         # Only its author deletes a tweet: one that is not there was deleted by a try that failed.
-        if answer.outcome is not Outcome.FAILED:
+        if outcome is not Outcome.FAILED:
             self.model.deleted[target] = self._now()
 
-    async def _relate(self, operation: str, actor: Person, other: int) -> None:
-        kind = operation.removeprefix("un")
-        path = f"/api/users/{other}/{kind}"
-        await self._change((kind, actor.id, other), operation, actor, path)
-
-    async def _engage(self, operation: str, actor: Person, target: int) -> None:
+    async def _change(self, operation: str, actor: Person, other: int) -> None:
         kind = "retweet" if operation == "undo retweet" else operation.removeprefix("un")
-        path = f"/api/tweets/{target}/{kind}"
-        await self._change((kind, actor.id, target), operation, actor, path)
-
-    async def _change(self, relation: Relation, operation: str, actor: Person, path: str) -> Answer:
-        wanted = operation == relation[0]
+        relation, wanted = (kind, actor.id, other), operation == kind
         self.model.begin(relation, wanted)
         outcome = Outcome.FAILED
         try:
-            method = "POST" if wanted else "DELETE"
-            answer = await self._api.call(operation, actor, method, path)
-            outcome = answer.outcome
+            outcome = await self._api.change(operation, actor, other)
         finally:
             self.model.end(relation, outcome, wanted, self._now())
-        return answer
 
     async def _read(self, viewer: Person, limit: int, pages: int) -> None:
         """Reads some pages, one below the other."""
@@ -171,7 +167,7 @@ class Player:
         if not self._cursors:
             return
         viewer, cursor, below = self._cursors[choice % len(self._cursors)]
-        page = await self._page(viewer, LIMITS[choice % len(LIMITS)], cursor)
+        page = await self._page(viewer, self._limits[choice % len(self._limits)], cursor)
         if page and page.tweets and page.tweets[0].id >= below:
             self._find(viewer, f"a cursor below {below} answers {page.tweets[0].id}")
 
