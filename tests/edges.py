@@ -35,6 +35,8 @@ async def open_near_edges(settings: Settings, **changed: Any) -> AsyncGenerator[
         "eventlog_partitions": 4,
         "fanout_chunk_deliveries": 4,
         "consumer_batch": 4,
+        # On a busy machine, too, the windows answer: falling back on PostgreSQL is not meant here.
+        "valkey_timeout_s": 10.0,
         **changed,
     }
     async with open_world(settings.model_copy(update=near)) as world:

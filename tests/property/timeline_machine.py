@@ -264,13 +264,15 @@ def playing(settings: Settings) -> Generator[type[TimelineMachine]]:
             runner.run(opened.__aexit__(None, None, None))
 
 
-def play(machine: type[TimelineMachine], *, histories: int, **more: Any) -> None:
+def play(
+    machine: type[TimelineMachine], *, histories: int, steps: int = STEPS, **more: Any
+) -> None:
     """Plays random stories; raises what the first bad one raised, made short."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=hypothesis_settings(
             max_examples=histories,
-            stateful_step_count=STEPS,
+            stateful_step_count=steps,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
             **more,
