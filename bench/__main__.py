@@ -88,8 +88,6 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         await running.start("tweet_server", "graph_server", "timeline_server")
         await running.start("trend_server", "outbox_relay", "fanout_worker", "trend_worker")
         await running.start("gateway")
-        # They were here for /healthz; what follows is not about them.
-        await running.stop("trend_worker", "trend_server")
         page = b""
         if "home" in parts or "rest" in parts:
             cold_rate, viewers = await home.materialise(running, made)
@@ -97,6 +95,8 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
             page = await home.average_page(running, made)
         tweet = await posts.one_tweet(running, made)
         echo_port, echo_gateway_port = await running.start_echo(page, tweet)
+        # They were there for the gateways' /healthz; what follows is not about them.
+        await running.stop("trend_worker", "trend_server")
         if "home" in parts:
             console.print("home reads by gRPC")
             measured += await home.by_h2load(running, made, echo_port, len(page))

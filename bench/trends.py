@@ -35,6 +35,7 @@ COUNTING_TIMEOUT_S = 1_800.0
 TURNS, TURN_S = 4, 3.0
 CONNECTIONS, STREAMS = 8, 8
 
+FIRST_MESSAGES = 200  # streams opened one after the other
 OPEN_STREAMS, STREAM_CONNECTIONS = 2_000, 8
 CHANGES = 5
 # More than a second: a stream is told at most once a second.
@@ -51,6 +52,7 @@ async def measure(stack: BenchStack) -> list[Row]:
         version = await _publish(store, NO_VERSION, 0)
         await stack.start("trend_server")
         rows += await _lists(stack)
+        rows.append(await _first_messages(stack))
         rows.append(await _streams(stack, store, version))
     await stack.stop("trend_server")
     return rows
@@ -154,6 +156,25 @@ async def _lists(stack: BenchStack) -> list[Row]:
             f" {fmean(echo.rates):,.0f}; load generator on the same cores",
         )
     ]  # fmt: skip
+
+
+async def _first_messages(stack: BenchStack) -> Row:
+    latencies: list[float] = []
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{stack.port('trend_server')}") as channel:
+        stub = trend_pb2_grpc.TrendServiceStub(channel)
+        for _ in range(FIRST_MESSAGES):
+            started = time.perf_counter()
+            stream = stub.StreamTrends(trend_pb2.StreamTrendsRequest())
+            await stream.read()
+            latencies.append(time.perf_counter() - started)
+            stream.cancel()
+    ordered = sorted(latencies)
+    return at_most(
+        "trend_stream_first_p99", http2.percentile(ordered, 0.99) * 1000, "ms", value_goal=100,
+        how=f"StreamTrends by gRPC, from the call to its first message, the whole list;"
+        f" {FIRST_MESSAGES} streams one after the other; p50"
+        f" {http2.percentile(ordered, 0.5) * 1000:.1f} ms",
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
