@@ -55,6 +55,21 @@ def at_least(
     )
 
 
+def at_most(
+    name: str, value: float, unit: str, *, value_goal: float, against: str = "", how: str
+) -> Row:
+    """Returns a row whose value must not be higher than its goal."""
+    return Row(
+        name=name,
+        value=_rounded(value),
+        unit=unit,
+        against=against,
+        goal=f"value <= {value_goal:,g}",
+        met=value <= value_goal,
+        how=how,
+    )
+
+
 def write_json(rows: Sequence[Row], path: Path) -> None:
     """Writes the rows whole; readers see the old file or the new one."""
     partial = path.with_suffix(".partial")

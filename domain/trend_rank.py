@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from domain import trend
 from domain.trend import HOUR, LIMIT_MAX, WEIGHTS, Listed, Order, Rules
 from domain.trend_names import WORLD_NUMBER
-from domain.trend_window import HIGH, LOW, MINUTES, Segment, TrendWindow, authors_of, different
+from domain.trend_segment import HIGH, LOW, Segment, authors_of, different
+from domain.trend_window import MINUTES, TrendWindow
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]

@@ -6,7 +6,8 @@ mind the order in which they come, nor repetition: late, repeated and overtaken 
 nothing. The minute follows from the tweet's id, so a removal needs nothing else.
 
 How it is laid out:
- 1. Each minute is a `Segment`: columns of its uses, sorted by tweet, 18 bytes a use.
+ 1. Each minute is a `Segment` (trend_segment.py): columns of its uses, sorted by tweet, 18 bytes
+    a use.
  2. A *row* is a tag at a place, numbered (`dense_index.py`). A use counts for up to three rows: its
     place, that place's parent, the world.
  3. From its uses each segment makes the sorted set of its *pairs*, row and author in 64 bits. How
@@ -15,26 +16,18 @@ How it is laid out:
  4. What comes in waits in plain lists until `fold`, which works on whole arrays.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from domain.dense_index import DenseIndex
 from domain.ids import minted_at_ms
 from domain.trend_names import NOWHERE, WORLD_NUMBER, Places, Spellings
-
-U16 = NDArray[np.uint16]
-U32 = NDArray[np.uint32]
-U64 = NDArray[np.uint64]
-Mask = NDArray[np.bool_]
+from domain.trend_segment import HIGH, NOTHING, U32, U64, Mask, Segment, Uses, different, is_in
 
 MINUTE_MS = 60_000
 MINUTES = 120  # this hour and the last
-LOW = np.uint64(0xFFFFFFFF)
-HIGH = np.uint64(32)
 # Numbers of rows and authors are given out anew where more than so many serve no use any more.
 DEAD_MIN, DEAD_SHARE = 100_000, 0.5
 
@@ -42,80 +35,6 @@ DEAD_MIN, DEAD_SHARE = 100_000, 0.5
 def minute_of(tweet_id: int) -> int:
     """Returns the minute, counted from 1970, in which a tweet was posted."""
     return minted_at_ms(tweet_id) // MINUTE_MS
-
-
-@dataclass(frozen=True, slots=True)
-class Uses:
-    """Columns of uses, one number each for a use, sorted by tweet."""
-
-    tweets: U64
-    authors: U32
-    spellings: U32
-    places: U16
-
-    @classmethod
-    def none(cls) -> Self:
-        """Returns no uses."""
-        numbers = np.zeros(0, np.uint32)
-        return cls(np.zeros(0, np.uint64), numbers, numbers, np.zeros(0, np.uint16))
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self.tweets)
-
-    def where(self, mask: Mask) -> "Uses":
-        """Returns some of the uses."""
-        return Uses(self.tweets[mask], self.authors[mask], self.spellings[mask], self.places[mask])
-
-    def with_others(self, others: "Uses") -> "Uses":
-        """Returns these and others, which are of other tweets."""
-        tweets = np.concatenate([self.tweets, others.tweets])
-        order = np.argsort(tweets, kind="stable")
-        return Uses(
-            tweets[order],
-            np.concatenate([self.authors, others.authors])[order],
-            np.concatenate([self.spellings, others.spellings])[order],
-            np.concatenate([self.places, others.places])[order],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One minute. Never changed, but replaced: two that are the same object say the same."""
-
-    uses: Uses
-    removed: U64
-    """The tweets of this minute that were removed, sorted, whether they were ever added or not."""
-    pairs: U64
-    """Row and author, sorted, each once."""
-    rows: U32
-    """The rows of the pairs, each once, sorted."""
-    starts: U32
-    """Where each row's pairs begin."""
-
-    @classmethod
-    def none(cls) -> Self:
-        """Returns a minute in which nothing was."""
-        empty = np.zeros(0, np.uint64)
-        return cls(Uses.none(), empty, empty, *_rows_of(empty))
-
-    @property
-    def counts(self) -> U32:
-        """How many different authors each row has."""
-        return np.diff(self.starts, append=np.uint32(len(self.pairs)))
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory."""
-        uses = self.uses
-        columns = (uses.tweets, uses.authors, uses.spellings, uses.places)
-        own = (self.removed, self.pairs, self.rows, self.starts)
-        return sum(column.nbytes for column in (*columns, *own))
-
-    def pairs_of(self, row: int) -> U64:
-        """Returns the pairs of one row."""
-        begin, end = np.searchsorted(self.pairs, np.array([row, row + 1], np.uint64) << HIGH)
-        return self.pairs[begin:end]
 
 
 @dataclass(slots=True)
@@ -240,20 +159,19 @@ class TrendWindow:
         removed = segment.removed
         if came.removed:
             removed = different(np.concatenate([removed, np.array(came.removed, np.uint64)]))
-        new = new.where(~_is_in(new.tweets, segment.uses.tweets) & ~_is_in(new.tweets, removed))
+        new = new.where(~is_in(new.tweets, segment.uses.tweets) & ~is_in(new.tweets, removed))
         self.spellings.count(new.spellings, +1)
         old = segment.uses
-        if came.removed and (gone := _is_in(old.tweets, removed)).any():
+        if came.removed and (gone := is_in(old.tweets, removed)).any():
             # What is left may still hold the author's pair: all pairs are made again.
             self.spellings.count(old.spellings[gone], -1)
             self._replace(minute, old.where(~gone).with_others(new), removed)
         elif len(new) or len(removed) > len(segment.removed):
             pairs = different(np.concatenate([segment.pairs, self._pairs(new)]))
-            self._segments[minute] = Segment(old.with_others(new), removed, pairs, *_rows_of(pairs))
+            self._segments[minute] = Segment.of(old.with_others(new), removed, pairs)
 
     def _replace(self, minute: int, uses: Uses, removed: U64) -> None:
-        pairs = self._pairs(uses)
-        self._segments[minute] = Segment(uses, removed, pairs, *_rows_of(pairs))
+        self._segments[minute] = Segment.of(uses, removed, self._pairs(uses))
 
     def _pairs(self, uses: Uses) -> U64:
         parents = self.places.parents()
@@ -298,37 +216,3 @@ class TrendWindow:
 
 def _dead(live: Mask) -> int:
     return len(live) - int(np.count_nonzero(live))
-
-
-def different(values: U64) -> U64:
-    """Returns the different ones of some values, sorted. numpy.unique hashes them first, which
-    takes many times as long as sorting with the processor's vector instructions."""
-    ordered = np.sort(values)
-    kept = np.ones(len(ordered), np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=kept[1:])
-    return ordered[kept]
-
-
-def _rows_of(pairs: U64) -> tuple[U32, U32]:
-    """Returns the different rows of sorted pairs, and where each begins."""
-    rows = (pairs >> HIGH).astype(np.uint32)
-    begins = np.ones(len(rows), np.bool_)
-    begins[1:] = rows[1:] != rows[:-1]
-    starts = np.flatnonzero(begins).astype(np.uint32)
-    return rows[starts], starts
-
-
-def _is_in(values: U64, found: U64) -> Mask:
-    """Whether each value is among others, which are sorted."""
-    if not len(found):
-        return np.zeros(len(values), np.bool_)
-    at = np.searchsorted(found, values)
-    return found[np.minimum(at, len(found) - 1)] == values
-
-
-NOTHING = Segment.none()
-
-
-def authors_of(pairs: Sequence[U64]) -> int:
-    """Returns how many different authors stand in pairs of one row."""
-    return len(different(np.concatenate(pairs))) if pairs else 0

@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     """By how much more than chance the hours of one tag differ, for the order `rising`."""
     trend_refresh_ms: Annotated[int, Field(ge=10, le=60_000)] = 1_000
     """How often the trend worker ranks anew."""
-    trend_poll_ms: Annotated[int, Field(ge=5, le=10_000)] = 100
+    trend_poll_ms: Annotated[int, Field(ge=5, le=10_000)] = 50
     """How often a trend server asks for new rankings."""
     trend_uses_max: Annotated[int, Field(ge=1_000)] = 5_000_000
     """Uses of the last two hours that the trend worker keeps, at about 250 bytes each. Above it the

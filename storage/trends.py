@@ -30,6 +30,10 @@ class Lost(Exception):
     """What was published is no longer there, or somebody else published."""
 
 
+class Moved(Exception):
+    """An earlier publication whose outcome was not known went through: publish everything."""
+
+
 @dataclass(frozen=True, slots=True)
 class News:
     """What changed since a version."""
@@ -54,8 +58,8 @@ class TrendStore:
         """Publishes the lists of changed places; returns the version that stands now.
 
         `after` is the version that the caller published last; NO_VERSION replaces everything.
-        Empty lists take a place out. Raises Lost, and changes nothing, where that version does not
-        stand, and FencedOut where a publisher with a greater fence was here."""
+        Empty lists take a place out. Raises Lost or Moved, and changes nothing, where that version
+        does not stand, and FencedOut where a publisher with a greater fence was here."""
         version = after
         for part in _parts(lists):
             version = await self._publish_part(part, version, fence, as_of_ms)
@@ -92,8 +96,10 @@ class TrendStore:
             if str(error).startswith("FENCED"):
                 raise FencedOut(str(error)) from error
             raise
-        if not version:
+        if version == b"LOST":
             raise Lost("the published trends are gone")
+        if version == b"MOVED":
+            raise Moved
         return version.decode()
 
     async def _call(self, function: str, *arguments: str | bytes) -> Any:

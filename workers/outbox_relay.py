@@ -19,8 +19,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import psycopg
-
 from eventlog.contract import EventLog, Fenced, LogLost, Outgoing, RecordsMissed
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from eventlog.valkey_streams import open_log
@@ -75,7 +73,7 @@ class Relay:
                         log.info("this relay leads, fence %d", self._fence)
                         await self._lead(connection, backoff)
                     finally:
-                        await _stop_leading(connection)
+                        await outbox.stop_leading(connection)
             except Fenced as error:
                 log.warning("stands by again: %s", error)
             except Exception as error:
@@ -203,14 +201,6 @@ class Relay:
             raise Fenced("another relay took a higher fence")
         self._refill_to = newest
         log.info("the event log starts over; %d events of the outbox are sent again", rows)
-
-
-async def _stop_leading(connection: Connection) -> None:
-    try:
-        await outbox.stop_leading(connection)
-    except psycopg.Error:
-        # The lock lives as long as the connection: it must not go back into the pool with it.
-        await connection.close()
 
 
 @asynccontextmanager

@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-import psycopg
-
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from eventlog.runner import Runner
 from mesh.settings import Settings
-from storage import tag_uses
+from storage import database, tag_uses
 from storage.database import Connection, Pool
 
 STANDBY_REST_S = 0.25
@@ -55,7 +53,7 @@ class TrendLead:
             raise_if_cancelled()
             try:
                 async with self._pool.connection() as connection:
-                    if not await tag_uses.try_lead(connection):
+                    if not await database.try_lead(connection, tag_uses.LEAD_LOCK):
                         await asyncio.sleep(STANDBY_REST_S)
                         continue
                     try:
@@ -63,7 +61,7 @@ class TrendLead:
                         await self._lead(connection, backoff)
                     finally:
                         self._worker.stop()
-                        await _stop_leading(connection)
+                        await database.stop_leading(connection, tag_uses.LEAD_LOCK)
             except Exception as error:
                 if not is_outage(error):
                     raise
@@ -108,13 +106,5 @@ async def _look(connection: Connection) -> None:
     # The lock is gone with the connection: raises then, and the lead is over.
     while True:
         raise_if_cancelled()
-        await tag_uses.still_leads(connection)
+        await database.still_leads(connection)
         await asyncio.sleep(LOOK_EVERY_S)
-
-
-async def _stop_leading(connection: Connection) -> None:
-    try:
-        await tag_uses.stop_leading(connection)
-    except psycopg.Error:
-        # The lock lives as long as the connection: it must not go back into the pool with it.
-        await connection.close()

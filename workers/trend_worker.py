@@ -41,7 +41,7 @@ from mesh.settings import Settings
 from mesh.tokens import TokenVerifier
 from storage import database, tag_uses, trends, valkey
 from storage.database import Pool
-from storage.trends import NO_VERSION, FencedOut, Lost, TrendStore
+from storage.trends import NO_VERSION, FencedOut, Lost, Moved, TrendStore
 from workers import trend_lead
 
 GROUP = "trends"
@@ -167,6 +167,13 @@ class TrendWorker:
             )  # fmt: skip
 
     async def _publish(self, ranked: dict[str, Lists]) -> None:
+        try:
+            await self._publish_changes(ranked)
+        except Moved:
+            self._version, self._published = NO_VERSION, {}
+            await self._publish_changes(ranked)
+
+    async def _publish_changes(self, ranked: dict[str, Lists]) -> None:
         changed = {
             place: _serialise(lists)
             for place, lists in ranked.items()

@@ -21,8 +21,9 @@ end
 -- KEYS head, lists, changed
 -- ARGV 1 fence, 2 the version that the caller published last, '' to replace everything, 3 as_of,
 --      then place and lists of each changed place; empty lists take the place out
--- Returns the new version; '' where there is no such version, and nothing was changed. Raises FENCED
--- where a publisher with a greater fence was here.
+-- Returns the version that stands now. Changes nothing and returns 'LOST' where nothing whole is
+-- there or somebody else published it, and 'MOVED' where the caller itself did, in a call whose
+-- answer it never saw. Raises FENCED where a publisher with a greater fence was here.
 local function publish(keys, argv)
   local head, lists, changed = keys[1], keys[2], keys[3]
   local seen = server.call('HGET', head, 'fence')
@@ -33,8 +34,10 @@ local function publish(keys, argv)
   local version = known and tonumber(known[1]) or 0
   if argv[2] == '' then
     server.call('DEL', lists, changed)
-  elseif not known or known[1] ~= argv[2] then
-    return ''
+  elseif not known then
+    return 'LOST'
+  elseif known[1] ~= argv[2] then
+    return seen == argv[1] and 'MOVED' or 'LOST'
   end
   if argv[2] == '' or #argv > 3 then
     -- The time makes versions grow also when the head was lost.

@@ -15,12 +15,13 @@ from domain.trend_window import TrendWindow, minute_of
 from mesh.server import Process
 from mesh.settings import Settings
 from storage import tag_uses, valkey
-from storage.trends import NO_VERSION, FencedOut, Lost, TrendStore
+from storage.trends import NO_VERSION, FencedOut, Lost, Moved, TrendStore
 from storage.valkey import Valkey
 from tests.integration.accounts import failure
 from tests.integration.conftest import serving_process
 from tests.trend_world import DEADLINE_S, MINUTE_MS, TrendWorld, open_trend_world
 from workers import trend_worker
+from workers.trend_worker import TrendWorker
 
 
 @pytest_asyncio.fixture
@@ -227,8 +228,10 @@ async def test_a_store_notices_losses_and_newer_publishers(cache: Valkey) -> Non
 
     with pytest.raises(FencedOut):
         await store.publish({"world": b"b"}, after=first, fence=4, as_of_ms=101)
-    with pytest.raises(Lost):
+    with pytest.raises(Moved):
         await store.publish({"world": b"b"}, after="1", fence=5, as_of_ms=101)
+    with pytest.raises(Lost):
+        await store.publish({"world": b"b"}, after="1", fence=6, as_of_ms=101)
     await cache.delete("trends:{trends}:lists")
     torn = await store.read(first)
     with pytest.raises(Lost):
@@ -241,6 +244,45 @@ async def test_a_store_notices_losses_and_newer_publishers(cache: Valkey) -> Non
     assert int(again) > int(first)
     assert news is not None
     assert (news.whole, news.lists) == (True, {"fr": b"b"})
+
+
+class Deaf(TrendStore):
+    """A store whose next answer is lost on the way."""
+
+    deaf = False
+
+    async def publish(
+        self, lists: Mapping[str, bytes], *, after: str, fence: int, as_of_ms: int
+    ) -> str:
+        version = await super().publish(lists, after=after, fence=fence, as_of_ms=as_of_ms)
+        if self.deaf:
+            self.deaf = False
+            raise TimeoutError
+        return version
+
+
+async def test_a_publication_of_unknown_outcome_is_made_good_without_counting_again(
+    world: TrendWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Deaf(world.cache)
+    world.worker = TrendWorker(world.pool, store, world.settings, lambda: world.now_ms / 1000)
+    world.handler.worker = world.worker
+    await world.drain()
+    for author in await world.people(3):
+        await world.post(author, "#heard")
+    await world.relay_all()
+    async with asyncio.timeout(DEADLINE_S):
+        while sum((await world.group.lag()).values()):
+            await world.group.step(10)
+    caplog.clear()
+    store.deaf = True
+
+    with pytest.raises(TimeoutError):
+        await world.refresh()
+    await world.drain()
+
+    assert [trend.name for trend in (await world.list()).trends] == ["heard"]
+    assert "again" not in caplog.text
 
 
 async def test_what_cannot_be_read_changes_nothing(world: TrendWorld) -> None:
