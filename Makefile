@@ -37,7 +37,7 @@ run: install ## Starts everything and serves until Ctrl-C.
 
 .PHONY: test
 test: dev ## Runs all tests; leaves nothing running.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: check
 check: dev ## Checks style, types, protos and arrows: what CI runs before the tests.
@@ -59,7 +59,12 @@ bench: dev ## Measures side by side; writes bench/latest.json.
 
 .PHONY: bench-shape
 bench-shape: dev ## Measures how cost grows: 10,000 open streams on one server.
-	$(BIN)/python -m bench.shape
+	$(BIN)/python -m bench.streams_shape
+
+# gRPC says on each start of a child that it leaves its own threads be.
+.PHONY: soak
+soak: dev ## Plays random histories on real processes that are killed meanwhile; MINUTES=5 SEED=.
+	GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED)) $(SOAK)
 
 .PHONY: clean
 clean: ## Removes what was installed or cached; keeps the data in .chirp/.

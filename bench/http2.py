@@ -133,16 +133,16 @@ async def run_at_rate(
 
 async def _connect(
     port: int, result: Result, next_request: Callable[[], Request | None]
-) -> "_Connection":
+) -> "Connection":
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         _, protocol = await loop.create_connection(
-            lambda: _Connection(result, next_request), "127.0.0.1", port
+            lambda: Connection(result, next_request), "127.0.0.1", port
         )
     return protocol
 
 
-async def _finish(opened: "Sequence[_Connection]", within_s: float) -> None:
+async def _finish(opened: "Sequence[Connection]", within_s: float) -> None:
     try:
         async with asyncio.timeout(within_s + ANSWER_TIMEOUT_S):
             for connection in opened:
@@ -155,7 +155,7 @@ async def _finish(opened: "Sequence[_Connection]", within_s: float) -> None:
             connection.abort()
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection; see RFC 9113 for the frames."""
 
     def __init__(self, result: Result, next_request: Callable[[], Request | None]) -> None:
@@ -196,6 +196,9 @@ class _Connection(asyncio.Protocol):
             self._transport.write(b"".join(self._outgoing))
             self._outgoing.clear()
 
+    def arrived(self, stream: int) -> None:
+        """Is told that data came for a stream: for who holds streams open."""
+
     def close_when_idle(self) -> None:
         """Closes the connection once every call is answered."""
         self._closing = True
@@ -234,6 +237,7 @@ class _Connection(asyncio.Protocol):
                 self._unacknowledged += length
                 if length:
                     self._answered.add(stream)
+                    self.arrived(stream)
                 if flags & END_STREAM:
                     self._ended(stream)
             elif kind == HEADERS:

@@ -56,13 +56,27 @@ def at_least(
 
 
 def at_most(
-    name: str, value: float, unit: str, *, value_goal: float | None = None, how: str
+    name: str,
+    value: float,
+    unit: str,
+    *,
+    value_goal: float | None = None,
+    against: str = "",
+    how: str,
 ) -> Row:
-    """Returns a row whose value is the better the less it is."""
+    """Returns a row whose value must not be higher than its goal, if it has one."""
     goal, met = "", None
     if value_goal is not None:
-        goal, met = f"value <= {value_goal:,.0f}", value <= value_goal
-    return Row(name=name, value=_rounded(value), unit=unit, goal=goal, met=met, how=how)
+        goal, met = f"value <= {value_goal:,g}", value <= value_goal
+    return Row(
+        name=name,
+        value=_rounded(value),
+        unit=unit,
+        against=against,
+        goal=goal,
+        met=met,
+        how=how,
+    )
 
 
 def write_json(rows: Sequence[Row], path: Path) -> None:

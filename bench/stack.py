@@ -7,7 +7,7 @@ the relay and the worker before it fills the log, and runs an echo beside them.
 
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from ops.processes import KINDS
 from storage import database
 
 ROOT = Path(__file__).resolve().parent.parent
-ECHO_SERVICES = ("chirp.v1.TimelineService", "chirp.v1.TweetService")
+PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "gen")))
 STOP_S = 2.0
 
 
@@ -66,25 +66,38 @@ class BenchStack:
     async def start_echo(self, page: bytes, tweet: bytes) -> tuple[int, int]:
         """Starts the echo and a gateway before it, which differs from Chirp's in its upstream
         only. Returns the ports of both."""
-        port, gateway_port = embedded.free_port(), embedded.free_port()
-        files = [self.folder / "page.bin", self.folder / "tweet.bin"]
-        for file, content in zip(files, (page, tweet), strict=True):
+        gateway_port = embedded.free_port()
+        port = await self.start_echo_of(
+            {
+                "chirp.v1.TimelineService/GetHomeTimeline": page,
+                "chirp.v1.TweetService/CreateTweet": tweet,
+            }
+        )
+        await self._start("echo-gateway", self._echo_gateway(port, gateway_port))
+        return port, gateway_port
+
+    async def start_echo_of(self, answers: Mapping[str, bytes]) -> int:
+        """Starts the echo with the answers of some methods (service/method); returns its port."""
+        port = embedded.free_port()
+        arguments: list[str] = []
+        for number, (method, content) in enumerate(answers.items()):
+            file = self.folder / f"echo-{number}.bin"
             file.write_bytes(content)
+            arguments.append(f"{method}={file}")
         listen = f"127.0.0.1:{port}"
-        arguments = [listen, *map(str, files)]
+        services = tuple({method.partition("/")[0] for method in answers})
         await self._start(
             "echo",
             ChildSpec(
                 name="echo",
-                command=[sys.executable, "-m", "bench.echo", *arguments],
-                environment={**os.environ, "PYTHONPATH": str(ROOT)},
+                command=[sys.executable, "-m", "bench.echo", listen, *arguments],
+                environment={**os.environ, "PYTHONPATH": PYTHONPATH},
                 log=self.folder / "logs" / "echo.log",
-                ready=lambda: probes.grpc_serving(listen, ECHO_SERVICES),
+                ready=lambda: probes.grpc_serving(listen, services),
                 stop_within_s=STOP_S,
             ),
         )
-        await self._start("echo-gateway", self._echo_gateway(port, gateway_port))
-        return port, gateway_port
+        return port
 
     def port(self, name: str) -> int:
         """Where a server listens."""
@@ -129,6 +142,8 @@ class BenchStack:
                     notification_server=real["notification_server"],
                     outbox_relay=real["outbox_relay"],
                     fanout_worker=real["fanout_worker"],
+                    trend_server=real["trend_server"],
+                    trend_worker=real["trend_worker"],
                     notification_worker=real["notification_worker"],
                     descriptor=localstack.DESCRIPTOR,
                     jwks=self.settings.keys / tokens.JWKS_FILE,

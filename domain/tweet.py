@@ -15,17 +15,36 @@ HASHTAG_MAX = 100  # code points after folding; longer ones are text
 REQUEST_ID_MAX = 64
 MENTIONS_MAX = 50  # accounts resolved in one tweet: 280 characters hold 56 names of 4 with the @
 
-_URL = regex.compile(r"https?://\S+", regex.IGNORECASE)
-# A tag starts where no word, & (HTML entities) or / (paths) goes on, holds letters, marks, digits
-# and _, at least one of them no digit. U+FF03 and U+FF20 are # and @ as East Asian keyboards
-# type them.
-_HASHTAG = regex.compile(
-    r"(?<![\p{L}\p{M}\p{N}_&/])[#\uff03]([\p{L}\p{M}\p{N}_]*[\p{L}_][\p{L}\p{M}\p{N}_]*)"
+# What follows finds what twitter-text finds, on which people's habits rest.
+# A URL with a scheme, or a bare domain with a path. It ends before white space, the punctuation of
+# East Asian text, and a bracket that it did not open.
+_PLAIN = r"[^\s()<>\"\u3000-\u303f\uff00-\uff0f\uff1a-\uff1f\uff3b-\uff3d]"
+_URL = regex.compile(
+    r"(?:https?://|(?<![\p{L}\p{N}@_.-])(?:[a-z0-9-]{1,63}\.)+[a-z]{2,63}/)"
+    rf"(?:{_PLAIN}|\({_PLAIN}*+\))*+",
+    regex.IGNORECASE | regex.VERSION1,
 )
-_TAG = regex.compile(r"[\p{L}\p{M}\p{N}_]*[\p{L}_][\p{L}\p{M}\p{N}_]*")
-_NOT_IN_TAG = regex.compile(r"[^\p{L}\p{M}\p{N}_]+")
+# The characters of a tag: letters, marks, digits, _, and those that stand within words of some
+# scripts (joiners, dashes, dots, Hebrew and Japanese signs). Not the marks that make an emoji.
+_WORD = (
+    r"[[\p{L}\p{M}\p{N}_\u00b7\u05be\u05f3\u05f4\u0f0b\u0f0c\u200c\u200d\u301c\u3003\u303b"
+    r"\u309b\u309c\u30a0\u30fb\ua67e\uff5e]--[\ufe00-\ufe0f\u20e3]]"
+)
+# A tag has a letter, and begins where no word and no & (HTML entities) goes on. Where another one,
+# or ://, follows at once, it is none. U+FF03 and U+FF20 are # and @ as East Asian keyboards type
+# them.
+_TAG = regex.compile(rf"{_WORD}*\p{{L}}{_WORD}*", regex.VERSION1)
+_HASHTAG = regex.compile(
+    rf"(?<!{_WORD}|&)[#\uff03](?=({_WORD}++))(?={_WORD}*\p{{L}})\1(?![#\uff03]|://)",
+    regex.VERSION1,
+)
+_NOT_IN_TAG = regex.compile(rf"(?:(?!{_WORD}).)+", regex.VERSION1 | regex.DOTALL)
+# A name begins where no word goes on, but after RT; where a letter with an accent, another @ (a
+# mail address), or :// follows, it is none.
 _MENTION = regex.compile(
-    r"(?<![A-Za-z0-9_@\uff20/.&])[@\uff20]([A-Za-z0-9_]{3,50})(?![A-Za-z0-9_@])"
+    r"(?:(?<![A-Za-z0-9_!#$%&*@\uff20])|(?<=(?<![A-Za-z0-9_+~.-])RT))[@\uff20]"
+    r"((?-i:[A-Za-z0-9_]){3,50}+)(?![A-Za-z0-9_@\uff20\p{Latin}\u0300-\u036f]|://)",
+    regex.IGNORECASE,
 )
 _REQUEST_ID = regex.compile(r"[\x21-\x7e]+")
 
@@ -82,15 +101,26 @@ def draft(
 
 def hashtags(content: str) -> list[str]:
     """Returns the folded hashtags (NFKC, case-folded, no #), each once, in order of appearance."""
-    found = (fold(match[1]) for match in _HASHTAG.finditer(_without_urls(content)))
-    return list(
-        dict.fromkeys(tag for tag in found if len(tag) <= HASHTAG_MAX and _TAG.fullmatch(tag))
-    )
+    return list(_spelled_hashtags(content))
+
+
+def spellings(content: str, hashtags: Sequence[str]) -> list[str]:
+    """Returns how each of a tweet's hashtags is spelled in it, without #; where it stands twice,
+    the first time."""
+    spelled = _spelled_hashtags(content) if hashtags else {}
+    return [spelled.get(name, name) for name in hashtags]
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text, spelled or folded, can be a hashtag, without #."""
+    return len(text) <= HASHTAG_MAX and _TAG.fullmatch(text) is not None
 
 
 def fold(tag: str) -> str:
     """Returns the one name under which all spellings of a tag are counted."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", tag).casefold())
+    # The two wave dashes are one to those who type them, and NFKC makes a tilde of one.
+    same = unicodedata.normalize("NFKC", tag.replace("\uff5e", "\u301c"))
+    folded = unicodedata.normalize("NFKC", same.casefold())
     # Some letters and digits fold into several characters with others between (U+00BD: a fraction
     # slash, U+FDFA: spaces): without these, the name can be written as a tag again.
     return unicodedata.normalize("NFKC", _NOT_IN_TAG.sub("", folded))
@@ -102,5 +132,14 @@ def mentioned_names(content: str) -> list[str]:
     return list(dict.fromkeys(names))[:MENTIONS_MAX]
 
 
+def _spelled_hashtags(content: str) -> dict[str, str]:
+    spelled: dict[str, str] = {}
+    for match in _HASHTAG.finditer(_without_urls(content)):
+        name = fold(match[1])
+        if is_tag(name):
+            spelled.setdefault(name, match[1])
+    return spelled
+
+
 def _without_urls(content: str) -> str:
-    return _URL.sub(" ", content)
+    return _URL.sub(" ", content) if "/" in content else content

@@ -91,6 +91,10 @@ class Runner:
             raise
         return len(records)
 
+    def owned(self) -> Mapping[int, int]:
+        """The partitions that this member owns now, each with its fence."""
+        return self._consumer.owned()
+
     async def lag(self) -> Mapping[int, int]:
         """Records per partition that the whole group has not committed."""
         return await self._event_log.lag(self._group)

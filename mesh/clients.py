@@ -4,6 +4,8 @@ and the identity of Chirp's own services."""
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, cast
 
 import grpc
 
@@ -18,8 +20,12 @@ RECONNECT_LAST_MS = 1_000
 Metadata = tuple[tuple[str, str], ...]
 
 
-def service_config(service: str, deadline_s: float) -> str:
-    """Returns the gRPC service config for calls to `service` (reads: retried when unavailable)."""
+def service_config(service: str) -> str:
+    """Returns the gRPC service config for calls to `service` (reads: retried when unavailable).
+
+    It sets no timeout: gRPC counts one that stands here from a clock that it sets by measuring the
+    processor at start, and a process that was held up just then lets calls fail early, by up to
+    all of their time, for as long as it lives (grpc/grpc issues 34547 and 40633)."""
     return json.dumps(
         {
             "loadBalancingConfig": [{"round_robin": {}}],
@@ -28,7 +34,6 @@ def service_config(service: str, deadline_s: float) -> str:
             "methodConfig": [
                 {
                     "name": [{"service": service}],
-                    "timeout": f"{deadline_s}s",
                     "retryPolicy": {
                         "maxAttempts": 3,
                         "initialBackoff": "0.05s",
@@ -49,7 +54,7 @@ async def channel(
     """Opens a channel to the replicas of one service that only reads. It connects on first use,
     and a call fails after `call_deadline_s`."""
     options: list[tuple[str, str | int]] = [
-        ("grpc.service_config", service_config(service, settings.call_deadline_s)),
+        ("grpc.service_config", service_config(service)),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         # A server that comes back is found at once: grpc would wait a second, then longer.
@@ -58,10 +63,28 @@ async def channel(
         ("grpc.max_reconnect_backoff_ms", RECONNECT_LAST_MS),
     ]
     async with grpc.aio.insecure_channel(target, options=options) as opened:
-        yield opened
+        yield cast(grpc.aio.Channel, _Bounded(opened, settings.call_deadline_s))
 
 
 def service_metadata(settings: Settings) -> Metadata:
     """Returns the metadata by which Chirp's services know each other."""
     token = (settings.keys / SERVICE_TOKEN_FILE).read_text()
     return (("authorization", f"Bearer {token}"),)
+
+
+class _Bounded:
+    """A channel whose unary calls have a deadline where the caller names none.
+
+    gRPC's own interceptors would do the same for a task more on each call."""
+
+    def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
+        self._channel = channel
+        self._deadline_s = deadline_s
+
+    def unary_unary(self, *arguments: Any, **options: Any) -> Any:
+        """As grpc.aio.Channel, which stubs ask for each of their methods once."""
+        call = cast(Any, self._channel).unary_unary(*arguments, **options)
+        return partial(call, timeout=self._deadline_s)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)

@@ -65,6 +65,8 @@ class BoundService:
     handler: grpc.GenericRpcHandler
     streams: Streams | None = None
     """The process's open streams, where the service has streaming methods."""
+    is_ready: Callable[[], bool] | None = None
+    """Whether its health is SERVING, asked again and again; None where it always is."""
 
 
 def bind(
@@ -72,6 +74,7 @@ def bind(
     servicer: object | tuple[object, ...],
     verifier: TokenVerifier,
     streams: Streams | None = None,
+    is_ready: Callable[[], bool] | None = None,
 ) -> BoundService:
     """Binds every method of `service` to the method of the same name of `servicer`, or of the one
     of several that has it.
@@ -79,7 +82,8 @@ def bind(
     A method takes the request and a `Call`, and returns the answer's message, or its serialised
     bytes, which go out as they are. It raises `domain.errors`; anything else becomes INTERNAL.
     A streaming method is an async generator of such answers (`streams.py`) and needs `streams`,
-    of which a process has one. Raises TypeError where its answer is not a stream's.
+    of which a process has one. Raises TypeError where its answer is not a stream's. `is_ready` is
+    for a service that not every replica serves at any time: callers find one that does.
     """
     servicers = cast("tuple[object, ...]", servicer if isinstance(servicer, tuple) else (servicer,))
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -104,6 +108,7 @@ def bind(
         service.full_name,
         grpc.method_handlers_generic_handler(service.full_name, handlers),
         streams,
+        is_ready,
     )
 
 

@@ -32,6 +32,12 @@ MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 # Envoy and clients ping idle connections; a server that counts pings as strikes drops them.
 PING_INTERVAL_MIN_MS = 5_000
 
+SERVING, NOT_SERVING = (
+    health_pb2.HealthCheckResponse.SERVING,
+    health_pb2.HealthCheckResponse.NOT_SERVING,
+)
+HEALTH_LOOK_S = 0.1  # how often a service is asked whether it is ready
+
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -110,8 +116,13 @@ async def serving(settings: Settings, services: Sequence[BoundService]) -> Async
         raise OSError(f"cannot listen on {settings.listen}; set CHIRP_LISTEN") from error
     await server.start()
     for name in ("", *names):
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    beating = [asyncio.create_task(each.beat()) for each in streams]
+        await health_servicer.set(name, SERVING)
+    loops = [asyncio.create_task(each.beat()) for each in streams]
+    loops += [
+        asyncio.create_task(_tell_health(health_servicer, service.full_name, service.is_ready))
+        for service in services
+        if service.is_ready is not None
+    ]
     try:
         yield Serving(port, server, health_servicer)
     finally:
@@ -119,17 +130,27 @@ async def serving(settings: Settings, services: Sequence[BoundService]) -> Async
         for each in streams:
             each.drain()
         await server.stop(settings.drain_grace_s)
-        for task in beating:
+        for task in loops:
             task.cancel()
 
 
 def _pending(calls_max: int) -> tuple[tuple[str, int], ...]:
-    # Calls that Python has not looked at yet. With its own bound of 1,000 gRPC ends more as CANCELLED,
+    # Calls that Python has not looked at yet. gRPC's own bound of 1,000 ends more as CANCELLED,
     # which tells clients nothing, when thousands of streams come back at the same time.
     return (
         ("grpc.server.max_pending_requests", calls_max),
         ("grpc.server.max_pending_requests_hard_limit", calls_max),
     )
+
+
+async def _tell_health(health_servicer: Health, name: str, is_ready: Callable[[], bool]) -> None:
+    told = SERVING
+    while True:
+        wanted = SERVING if is_ready() else NOT_SERVING
+        if wanted != told:
+            await health_servicer.set(name, wanted)
+            told = wanted
+        await asyncio.sleep(HEALTH_LOOK_S)
 
 
 async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> None:

@@ -5,10 +5,12 @@ value stops a process at start with one line that names it.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from domain.trend import Rules, Statistic
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -23,6 +25,9 @@ class Settings(BaseSettings):
     """Where the gateway listens on `chirp up`."""
     host: str = "127.0.0.1"
     """The address that it listens on; 0.0.0.0 lets other machines in."""
+    free_ports: Annotated[str, Field(pattern=r"^[1-9]\d{3,4}-[1-9]\d{3,4}$")] = "20000-31999"
+    """Which ports `chirp up` gives to what it starts, first-last. Ports that the system gives to
+    outgoing connections, on Linux from 32768 on, could be taken while a server starts again."""
     sample: bool = True
     """Whether `chirp up` fills an empty database with a sample world."""
     data: Path = Path(".chirp")
@@ -50,7 +55,9 @@ class Settings(BaseSettings):
     """TimelineService."""
     trend_target: str = "dns:///127.0.0.1:50054"
     """TrendService."""
-    notification_target: str = "dns:///127.0.0.1:50055"
+    trend_count_target: str = "dns:///127.0.0.1:50055"
+    """TrendCountService, answered by the trend worker."""
+    notification_target: str = "dns:///127.0.0.1:50056"
     """NotificationService."""
 
     # Identity
@@ -83,8 +90,12 @@ class Settings(BaseSettings):
     """From so many followers on, an account's tweets are pulled by all of them."""
     tier_hysteresis: Annotated[float, Field(gt=0, le=1)] = 0.9
     """An account goes down a tier below this part of the line that it went up at."""
+    pulled_merge_max: Annotated[int, Field(ge=1, le=1_000)] = 100
+    """Pulled authors whose recent tweets are merged when a follower reads. The timeline of a viewer
+    who follows more of them comes from PostgreSQL, which is then quicker, and as exact."""
     fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 800
-    """Deliveries tried in one call to Valkey, which holds it for about 1.5 ms."""
+    """What one call to Valkey may cost, counted in deliveries to the head of a timeline: about 1.5
+    ms. Late, repeated and deleted entries and long follower lists count as more of them."""
 
     # Events
     eventlog_partitions: Annotated[int, Field(ge=1, le=1024)] = 16
@@ -101,6 +112,29 @@ class Settings(BaseSettings):
     """How long the relay rests when the outbox is empty."""
     outbox_keep_hours: Annotated[int, Field(ge=1)] = 24
     """How long sent events stay in the outbox, so that a lost log can be filled again."""
+
+    # Trends. What the defaults are good for: docs/decisions/0011, `chirp trends backtest --grid`
+    trend_authors_min: Annotated[int, Field(ge=1, le=1_000)] = 3
+    """A tag trends only when so many different authors used it within the hour."""
+    trend_place_tags_min: Annotated[int, Field(ge=0, le=50)] = 3
+    """A place where fewer tags trend answers its parent's list instead."""
+    trend_statistic: Literal["chi_squared", "poisson"] = "chi_squared"
+    """What the order `rising` ranks by: see `domain/trend.py`."""
+    trend_surprise_min: Annotated[float, Field(ge=0)] = 12.0
+    """A tag rises only when it is at least so surprising."""
+    trend_baseline_min: Annotated[float, Field(gt=0, le=1_000)] = 1.0
+    """What a tag without a past is expected to have in an hour."""
+    trend_overdispersion: Annotated[float, Field(ge=0, le=10)] = 0.3
+    """By how much more than chance the hours of one tag differ, for the order `rising`."""
+    trend_refresh_ms: Annotated[int, Field(ge=10, le=60_000)] = 1_000
+    """How often the trend worker ranks anew."""
+    trend_poll_ms: Annotated[int, Field(ge=5, le=10_000)] = 50
+    """How often a trend server asks for new rankings."""
+    trend_uses_max: Annotated[int, Field(ge=1_000)] = 5_000_000
+    """Uses of the last two hours that the trend worker keeps, at about 250 bytes each. Above it the
+    least used tags are dropped, never one that is on a list."""
+    trend_places_max: Annotated[int, Field(ge=10, le=65_000)] = 5_000
+    """Places that the trend worker knows; uses at further ones count for their parents."""
 
     # Limits
     database_pool_max: Annotated[int, Field(ge=1, le=1000)] = 8
@@ -141,6 +175,18 @@ class Settings(BaseSettings):
     the gateway's health-check interval times its threshold."""
     drain_grace_s: Annotated[float, Field(ge=0, le=300)] = 5.0
     """How long a stopping server lets running calls finish."""
+
+    @property
+    def trend_rules(self) -> Rules:
+        """What may trend, and how surprise is measured."""
+        return Rules(
+            authors_min=self.trend_authors_min,
+            place_tags_min=self.trend_place_tags_min,
+            statistic=Statistic(self.trend_statistic),
+            surprise_min=self.trend_surprise_min,
+            baseline_min=self.trend_baseline_min,
+            overdispersion=self.trend_overdispersion,
+        )
 
     @model_validator(mode="after")
     def _tiers_are_in_order(self) -> "Settings":

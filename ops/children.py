@@ -62,21 +62,26 @@ class ChildSpec:
     """File descriptors that it inherits."""
 
 
-def restart_delay_s(failures: int, jitter: float) -> float:
+def restart_delay_s(
+    failures: int, jitter: float, delay_max_s: float = RESTART_DELAY_MAX_S
+) -> float:
     """Returns how long to wait before a restart, after so many deaths in a row (from 1).
 
-    Doubles up to RESTART_DELAY_MAX_S; `jitter` (0 to 1) takes up to half of it off, so that
-    children that died together do not come back together."""
-    delay_s = min(RESTART_DELAY_MAX_S, RESTART_DELAY_S * 2 ** min(failures - 1, 16))
+    Doubles up to `delay_max_s`; `jitter` (0 to 1) takes up to half of it off, so that children
+    that died together do not come back together."""
+    delay_s = min(delay_max_s, RESTART_DELAY_S * 2 ** min(failures - 1, 16))
     return delay_s * (1 - jitter / 2)
 
 
 class Child:
     """One supervised process."""
 
-    def __init__(self, spec: ChildSpec, say: Say) -> None:
+    def __init__(
+        self, spec: ChildSpec, say: Say, *, restart_delay_max_s: float = RESTART_DELAY_MAX_S
+    ) -> None:
         self._spec = spec
         self._say = say
+        self._delay_max_s = restart_delay_max_s
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
         self._log_start = 0
@@ -173,7 +178,8 @@ class Child:
             born = time.monotonic()
             code = await self._process.wait()
             failures = 1 if time.monotonic() - born > STEADY_AFTER_S else failures + 1
-            delay_s = restart_delay_s(failures, random.random())  # noqa: S311 -- not a secret
+            jitter = random.random()  # noqa: S311 -- not a secret
+            delay_s = restart_delay_s(failures, jitter, self._delay_max_s)
             self._say(
                 f"{self.name} died ({_how(code)}); starting it again in {delay_s:.1f} s."
                 f" Its log: {self._spec.log}"

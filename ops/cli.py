@@ -118,6 +118,22 @@ def tier(
 
 
 @app.command()
+def explain(
+    user: Annotated[str, typer.Argument(help="A username, or the id of an account.")],
+    tweet: Annotated[int, typer.Argument(min=1, help="The id of a tweet.")],
+) -> None:
+    """Say why a tweet is, or is not, in somebody's home timeline, and by which way it came."""
+    import asyncio
+
+    from rich.console import Console
+
+    from ops import explain as module
+    from ops import stack
+
+    Console().print(asyncio.run(module.show(stack.running(), user, tweet)))
+
+
+@app.command()
 def load(
     graph: Annotated[
         Path | None,
@@ -175,10 +191,14 @@ def verify(
         bool,
         typer.Option("--materialise", help="Only read first pages, so that fan-out pushes there."),
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make anew what differs, and look again.")
+    ] = False,
     gateway: Annotated[str, typer.Option(help="The gateway's URL; by default the stack's.")] = "",
     direct: Annotated[bool, typer.Option("--direct", help="Ask timeline_server by gRPC.")] = False,
 ) -> None:
-    """Compare home timelines, all pages end to end, with plain SQL; exit with 1 on a difference.
+    """Compare home timelines, all pages end to end, with plain SQL; exit with 1 on a difference
+    that was not repaired.
 
     Says how many entries came which way: pushed by fan-out, pulled when read, the reader's own,
     rebuilt by an earlier read, or from past the end of the list.
@@ -196,7 +216,33 @@ def verify(
         everybody=everybody,
     )
     url = None if direct else gateway or stack.gateway_url()
-    raise typer.Exit(module.run(settings, chosen, gateway=url, materialise=materialise))
+    raise typer.Exit(
+        module.run(settings, chosen, gateway=url, materialise=materialise, repair=repair)
+    )
+
+
+@app.command()
+def rebuild(
+    user: Annotated[
+        str | None, typer.Option("--user", help="A username, or the id of an account.")
+    ] = None,
+    everybody: Annotated[
+        bool, typer.Option("--all", help="All; goes on where it was stopped.")
+    ] = False,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="With --all: do not go on, begin again.")
+    ] = False,
+) -> None:
+    """Make materialised home timelines anew, while people read them.
+
+    Nobody sees an empty or partial page meanwhile. It can be stopped with Ctrl-C and run again.
+    """
+    from ops import rebuild as module
+    from ops import stack
+
+    if (user is None) is not everybody:
+        raise typer.BadParameter("say --user ID or --all")
+    raise typer.Exit(module.run(stack.running(), user, from_start=from_start))
 
 
 watch = typer.Typer(
@@ -293,6 +339,53 @@ def discard(
     from ops import stack
 
     typer.echo(f"{asyncio.run(module.discard(stack.running(), group, ids))} discarded")
+
+
+trends = typer.Typer(help="What people talk about.", no_args_is_help=True)
+app.add_typer(trends, name="trends")
+
+
+@trends.callback()
+def about_trends() -> None:
+    """What people talk about."""
+
+
+@trends.command()
+def backtest(
+    files: Annotated[list[Path], typer.Argument(help="CSV: created_at_ms, username, content.")],
+    order: Annotated[str, typer.Option(help="score or rising.")] = "score",
+    at: Annotated[str | None, typer.Option(help="The list of this minute only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=50, help="Tags of each list.")] = 10,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Say when this tag was first what; may repeat.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw rank and value into a PNG.")] = None,
+    plant: Annotated[
+        list[str] | None, typer.Option(help="TAG:AT:SIZE, a burst for the grid; may repeat.")
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option(help="Compare settings by bursts that are planted into noise.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="So many runs of the grid.")] = 3,
+) -> None:
+    """Replay files of tweets through the code that ranks trends, in simulated time."""
+    from rich.console import Console
+
+    from domain import trend
+    from mesh import settings
+    from ops import trends_backtest as module
+
+    rules = settings.load().trend_rules
+    said = [module.read(file) for file in files]
+    if grid or plant:
+        plants = [module.parse_plant(each) for each in plant or ()]
+        module.run_grid(Console(), said, plants, rules, seeds=seeds)
+        return
+    for each in said:
+        module.run(
+            Console(), each, order=trend.order(order), rules=rules, tags=tag or (), at=at,
+            limit=limit, plot=plot,
+        )  # fmt: skip
 
 
 def _is_the_users(error: Exception) -> bool:

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +56,11 @@ EVENTLOG_SETTINGS = {
     "maxmemory-policy": "noeviction",
 }
 
-PORTS = range(20_000, 32_000)
+DEFAULT_PORTS = range(20_000, 32_000)
 PORT_TRIES = 1_000
+REMEMBERED_PORTS = 256  # that many starts later, a server listens or has given up
+_ports = DEFAULT_PORTS
+_given_ports: deque[int] = deque(maxlen=REMEMBERED_PORTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +123,35 @@ class PostgresInstall:
         ]  # fmt: skip
 
 
+def choose_ports(first_last: str) -> None:
+    """Makes `free_port` choose among these from now on: `first-last`, as in the settings."""
+    global _ports
+    first, last = map(int, first_last.split("-"))
+    _ports = range(first, last + 1)
+
+
+def reserve_port(port: int) -> None:
+    """Keeps `free_port` from returning a port that somebody chose."""
+    _given_ports.append(port)
+
+
 def free_port() -> int:
-    """Returns a TCP port that nobody listens on now.
+    """Returns a TCP port that nobody listens on now, and that this process has not been given yet.
 
     It lies below the ports that systems give to outgoing connections (from 32768 on Linux), one of
     which could take it before its server does, or while a server that died is started again."""
     for _ in range(PORT_TRIES):
-        port = secrets.choice(PORTS)
+        port = secrets.choice(_ports)
+        if port in _given_ports:  # its server may not listen yet
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given_ports.append(port)
             return port
-    raise OSError(f"no free port among {PORTS.start} to {PORTS.stop - 1}")
+    raise OSError(f"no free port among {_ports.start} to {_ports.stop - 1}")
 
 
 def prepare_postgres(folder: Path) -> PostgresInstall:

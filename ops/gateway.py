@@ -51,6 +51,8 @@ class Gateway:
     """The replicas of the relay; asked for their health only."""
     fanout_worker: Sequence[Endpoint] = (Endpoint("fanout-worker", GRPC_PORT),)
     """The replicas of the fan-out worker; asked for their health only."""
+    trend_worker: Sequence[Endpoint] = (Endpoint("trend-worker", GRPC_PORT),)
+    """The replicas of the trend worker; asked for their health only."""
     notification_worker: Sequence[Endpoint] = (Endpoint("notification-worker", GRPC_PORT),)
     """The replicas of the notification worker; asked for their health only."""
     descriptor: Path = Path("/etc/chirp/descriptor.binpb")
@@ -89,6 +91,7 @@ def render(gateway: Gateway) -> str:
         "notification_server": _endpoints(gateway.notification_server),
         "outbox_relay": _endpoints(gateway.outbox_relay),
         "fanout_worker": _endpoints(gateway.fanout_worker),
+        "trend_worker": _endpoints(gateway.trend_worker),
         "notification_worker": _endpoints(gateway.notification_worker),
     }
     text = Template(TEMPLATE.read_text()).substitute(

@@ -45,6 +45,8 @@ class LocalStack:
         self._lock = lock
         self._data = settings.data.resolve()
         self._keys = (settings.keys if _is_set(settings, "keys") else self._data / "keys").resolve()
+        embedded.choose_ports(settings.free_ports)
+        embedded.reserve_port(settings.port)
         self.ports = {kind.name: [embedded.free_port() for _ in range(replicas)] for kind in KINDS}
         self.admin_port = embedded.free_port()
 
@@ -124,9 +126,11 @@ class LocalStack:
                 tweet_server=endpoints["tweet_server"],
                 graph_server=endpoints["graph_server"],
                 timeline_server=endpoints["timeline_server"],
-                notification_server=endpoints["notification_server"],
+                trend_server=endpoints["trend_server"],
                 outbox_relay=endpoints["outbox_relay"],
                 fanout_worker=endpoints["fanout_worker"],
+                trend_worker=endpoints["trend_worker"],
+                notification_server=endpoints["notification_server"],
                 notification_worker=endpoints["notification_worker"],
                 descriptor=DESCRIPTOR,
                 jwks=self._keys / tokens.JWKS_FILE,

@@ -3,8 +3,9 @@
 It is DESIGN section 1 again and nothing else; it knows nothing of tiers, caches, lists or delivery,
 so that no mistake of theirs is also here:
  1. candidates: every tweet by the viewer or a followed account;
- 2. visible: not deleted, nor a retweet of what is deleted; and of others' replies only those to
-    the viewer, to a followed account or to the replier;
+ 2. visible: not deleted, nor a retweet of what is deleted; and of what others posted, nothing by,
+    repeating or answering somebody who is muted or blocked either way, and only those replies that
+    go to the viewer, to a followed account or to the replier;
  3. newest first;
  4. an entry goes whose tweet stands again at most `repeat_distance` entries further down, counted
     among what is visible.
@@ -19,6 +20,12 @@ WITH authors AS (
     UNION
     SELECT followee_id FROM follows WHERE follower_id = %(viewer)s
 ),
+shunned AS (
+    SELECT CASE blocker_id WHEN %(viewer)s THEN blocked_id ELSE blocker_id END AS id
+    FROM blocks WHERE %(viewer)s IN (blocker_id, blocked_id)
+    UNION
+    SELECT muted_id FROM mutes WHERE muter_id = %(viewer)s
+),
 visible AS (
     SELECT t.id, coalesce(t.retweet_of, t.id) AS original
     FROM authors JOIN tweets AS t ON t.author_id = authors.id
@@ -27,10 +34,16 @@ visible AS (
     WHERE t.deleted_at IS NULL
     AND (t.retweet_of IS NULL OR (retweeted.id IS NOT NULL AND retweeted.deleted_at IS NULL))
     AND (
-        t.replied_author_id IS NULL
-        OR t.author_id = %(viewer)s
-        OR t.author_id = t.replied_author_id
-        OR answered.id IS NOT NULL
+        t.author_id = %(viewer)s
+        OR NOT EXISTS (
+            SELECT FROM shunned
+            WHERE shunned.id IN (t.author_id, t.original_author_id, t.replied_author_id)
+        )
+        AND (
+            t.replied_author_id IS NULL
+            OR t.author_id = t.replied_author_id
+            OR answered.id IS NOT NULL
+        )
     )
 ),
 placed AS (

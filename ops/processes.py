@@ -11,14 +11,15 @@ CONTAINER_PORT = 50051  # in containers, where each process has an address of it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessKind:
-    """A server or a worker. A worker answers gRPC health only."""
+    """A server or a worker. A worker answers gRPC health, and nobody from outside."""
 
     name: str
     """Also the name of its cluster in the gateway's configuration."""
     services: tuple[str, ...] = ()
     """Full names of its gRPC services; its health is asked for each of them."""
     target: str = ""
-    """The environment variable by which others find it; empty where nobody calls it."""
+    """The environment variable by which others find it; empty where nobody calls it. A worker that
+    has one answers some of Chirp's own services, while it has the lead."""
 
     @property
     def is_server(self) -> bool:
@@ -55,8 +56,13 @@ KINDS: tuple[ProcessKind, ...] = (
     ),
     ProcessKind(
         name="timeline_server",
-        services=("chirp.v1.TimelineService",),
+        services=("chirp.v1.TimelineService", "chirp.v1.TimelineUpkeepService"),
         target="CHIRP_TIMELINE_TARGET",
+    ),
+    ProcessKind(
+        name="trend_server",
+        services=("chirp.v1.TrendService",),
+        target="CHIRP_TREND_TARGET",
     ),
     ProcessKind(
         name="notification_server",
@@ -65,6 +71,7 @@ KINDS: tuple[ProcessKind, ...] = (
     ),
     ProcessKind(name="outbox_relay"),
     ProcessKind(name="fanout_worker"),
+    ProcessKind(name="trend_worker", target="CHIRP_TREND_COUNT_TARGET"),
     ProcessKind(name="notification_worker"),
 )
 

@@ -28,6 +28,7 @@ from storage import bulk, valkey
 from storage.bulk import AccountRow, FollowRow, TweetRow
 from storage.database import Connection
 from storage.timelines import TimelineStore
+from storage.trends import TrendStore
 
 SEED = 2024
 PEOPLE = 1_000
@@ -72,7 +73,7 @@ async def make(settings: Settings, *, show_progress: bool) -> None:
             if not await bulk.is_empty(connection):
                 return
             await _write(connection, world, settings, lambda: progress.advance(task))
-        await _forget_pulled(settings)
+        await _forget_cached(settings)
         async with bulk.connect(settings) as connection:
             await bulk.analyze(connection)
         progress.update(task, completed=6)
@@ -156,11 +157,13 @@ def _tweets(world: _World, tiers: dict[int, Tier]) -> Iterator[TweetRow]:
         )
 
 
-async def _forget_pulled(settings: Settings) -> None:
-    # A cache that served another database may know who is pulled there.
+async def _forget_cached(settings: Settings) -> None:
     async with valkey.connect(settings.valkey_url, settings) as cache:
+        # A cache that served another database may know who is pulled there.
         store = TimelineStore(cache, settings)
         await valkey.best_effort("forgetting who is pulled", store.drop_pulled_token())
+        # These tweets have no events: the trend worker is to count them from PostgreSQL.
+        await valkey.best_effort("forgetting trends", TrendStore(cache).drop())
 
 
 def _account(account: int, person: Person) -> AccountRow:

@@ -89,7 +89,7 @@ def _history(tier: Tier, changes: Sequence[TierChangeRow]) -> RenderableType:
     if not changes:
         if tier is Tier.NORMAL:
             return Text("It has never been in another tier.")
-        return Text("No change of tier was recorded: it was loaded in bulk with its followers.")
+        return Text("No change of tier was recorded.")
     table = Table(title="History, newest first (UTC)", title_justify="left")
     table.add_column("when", no_wrap=True)
     table.add_column("from")

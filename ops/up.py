@@ -25,7 +25,14 @@ from dataclasses import replace
 from mesh import tokens
 from mesh.settings import Settings
 from ops import datafolder, localstack, rolling, stack
-from ops.children import Child, ChildSpec, Say, StartError, trim_log
+from ops.children import (
+    RESTART_DELAY_MAX_S,
+    Child,
+    ChildSpec,
+    Say,
+    StartError,
+    trim_log,
+)
 from ops.localstack import LocalStack
 from ops.processes import KINDS, Addresses
 from storage import database
@@ -118,10 +125,18 @@ def _say(text: str) -> None:
 class Supervisor:
     """All processes of one `chirp up`."""
 
-    def __init__(self, settings: Settings, *, replicas: int, say: Say) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        replicas: int,
+        say: Say,
+        restart_delay_max_s: float = RESTART_DELAY_MAX_S,
+    ) -> None:
         self._settings = settings
         self._replicas = replicas
         self._say = say
+        self._restart_delay_max_s = restart_delay_max_s
         self._data = settings.data.resolve()
         # Groups in the order of their start; they stop in the opposite one.
         self._groups: list[list[Child]] = []
@@ -134,6 +149,15 @@ class Supervisor:
     def gateway_url(self) -> str:
         """Where this machine reaches the gateway."""
         return f"http://{localstack.local_host(self._settings)}:{self._settings.port}"
+
+    @property
+    def process_ids(self) -> dict[str, int]:
+        """The process id of each child that runs now, by its name."""
+        return {
+            child.name: child.process_id
+            for child in self._children()
+            if child.process_id is not None
+        }
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -211,7 +235,14 @@ class Supervisor:
         self, *groups: "list[ChildSpec] | list[ChildSpec | None]"
     ) -> list[Child]:
         # All at the same time; the first that fails is the one to tell of.
-        made = [[Child(spec, self._say) for spec in group if spec is not None] for group in groups]
+        made = [
+            [
+                Child(spec, self._say, restart_delay_max_s=self._restart_delay_max_s)
+                for spec in group
+                if spec is not None
+            ]
+            for group in groups
+        ]
         self._groups.extend(made)
         starts = [asyncio.create_task(child.start()) for group in made for child in group]
         try:

@@ -4,6 +4,8 @@
 2. Read each account's home timeline to its end; only then ask the oracle. Both are compared up to
    the newest tweet of step 1: what is posted meanwhile plays no part.
 3. What differs may have changed in between: wait as in step 1, and look once more.
+4. To repair, drop from the cache what the timelines that still differ are made from, rebuild them,
+   and look again. Each is recorded in PostgreSQL.
 """
 
 import asyncio
@@ -22,11 +24,14 @@ from domain.ids import UserId
 from eventlog.contract import EventLog
 from eventlog.valkey_streams import open_log
 from mesh.settings import Settings
-from ops import homes, oracle
+from ops import accounts, homes, oracle, upkeep
 from ops.homes import Home, HomeReader
-from storage import audits, database, outbox, users, valkey
+from ops.upkeep import Rebuilder
+from storage import audits, caches, database, outbox, valkey
+from storage import upkeep as upkeep_rows
 from storage.database import Pool
 from storage.timelines import TimelineStore, WindowKind
+from storage.valkey import Valkey
 from workers import fanout_worker
 
 ACCOUNTS_AT_ONCE = 8
@@ -80,6 +85,10 @@ class Report:
     pages: int = 0
     ways: Counter[Way] = field(default_factory=Counter[Way])
     differences: list[Difference] = field(default_factory=list[Difference])
+    repaired: list[Difference] = field(default_factory=list[Difference])
+    """What differed, and does no longer."""
+    repaired_ever: int = 0
+    """So many timelines were repaired by this run and all before."""
 
 
 class Verifier:
@@ -92,12 +101,17 @@ class Verifier:
         event_log: EventLog,
         timelines: TimelineStore,
         reader: HomeReader,
+        rebuilder: Rebuilder,
+        cache: Valkey,
         settings: Settings,
     ) -> None:
         self._pool = pool
         self._event_log = event_log
         self._timelines = timelines
         self._reader = reader
+        self._rebuilder = rebuilder
+        self._cache = cache
+        self._settings = settings
         self._distance = settings.repeat_distance
 
     async def select(self, selection: Selection) -> list[UserId]:
@@ -107,12 +121,7 @@ class Verifier:
             if selection.everybody:
                 return await audits.fetch_all_accounts(connection)
             for user in selection.users:
-                row = await users.fetch_by_username(connection, user)
-                if row is None and user.isdecimal() and len(user) <= 18:
-                    row = await users.fetch_by_id(connection, UserId(int(user)))
-                if row is None:
-                    raise LookupError(f"no account {user!r}")
-                found.append(row.id)
+                found.append((await accounts.find(connection, user)).id)
             found += await audits.fetch_most_following(connection, count=selection.top_following)
             found += await audits.fetch_random_accounts(
                 connection, count=selection.random, seed=selection.seed
@@ -123,9 +132,26 @@ class Verifier:
         """Reads first pages, so that fan-out pushes to these accounts from now on."""
         await _each(viewers, self._reader.first_page, progress, "timelines made")
 
-    async def verify(self, viewers: Sequence[UserId], progress: Progress) -> Report:
-        """Compares the accounts' timelines."""
+    async def verify(
+        self, viewers: Sequence[UserId], progress: Progress, *, repair: bool = False
+    ) -> Report:
+        """Compares the accounts' timelines; with `repair`, makes those anew that differ."""
         report = Report(accounts=len(viewers))
+        await self._compare(viewers, report, progress, "timelines compared")
+        if report.differences:
+            again = [difference.viewer for difference in report.differences]
+            await self._compare(again, report, progress, "differences looked at again")
+        if report.differences and repair:
+            await self._repair(report, progress)
+        async with self._pool.connection() as connection:
+            report.repaired_ever = await upkeep_rows.count_repairs(connection)
+        return report
+
+    async def _compare(
+        self, viewers: Sequence[UserId], report: Report, progress: Progress, what: str
+    ) -> None:
+        """Steps 1 and 2: sets the report's differences to those of these accounts."""
+        report.differences.clear()
         newest = await self.drain()
 
         async def check(viewer: UserId) -> None:
@@ -133,14 +159,31 @@ class Verifier:
             if difference is not None:
                 report.differences.append(difference)
 
-        await _each(viewers, check, progress, "timelines compared")
-        if report.differences:
-            again = [difference.viewer for difference in report.differences]
-            report.differences.clear()
-            newest = await self.drain()
-            await _each(again, check, progress, "differences looked at again")
+        await _each(viewers, check, progress, what)
         report.differences.sort(key=lambda difference: difference.viewer)
-        return report
+
+    async def _repair(self, report: Report, progress: Progress) -> None:
+        """Step 4."""
+        broken = list(report.differences)
+        tweets = {tweet for each in broken for tweet in (*each.missing, *each.extra)}
+        async with self._pool.connection() as connection:
+            deliveries = await audits.fetch_deliveries(connection, sorted(tweets))
+        authors = sorted({author for author, _ in deliveries.values()})
+        await caches.drop_authors(self._cache, self._settings, authors)
+        viewers = [difference.viewer for difference in broken]
+        await _each(viewers, self._rebuilder.rebuild, progress, "timelines rebuilt")
+        await self._compare(viewers, report, progress, "repaired timelines compared")
+        left = {difference.viewer for difference in report.differences}
+        report.repaired = [difference for difference in broken if difference.viewer not in left]
+        async with self._pool.connection() as connection, connection.transaction():
+            for difference in broken:
+                await upkeep_rows.insert_repair(
+                    connection,
+                    difference.viewer,
+                    missing=len(difference.missing),
+                    extra=len(difference.extra),
+                    mended=difference.viewer not in left,
+                )
 
     async def drain(self) -> int:
         """Waits until all that is committed went through fan-out; returns the newest tweet of it.
@@ -233,13 +276,15 @@ async def open_verifier(
             if gateway is None
             else homes.through_gateway(gateway, settings, connections=ACCOUNTS_AT_ONCE)
         ),
+        rebuilder=await stack.enter_async_context(upkeep.open_rebuilder(settings)),
+        cache=cache,
         settings=settings,
     )
 
 
 async def _each(
     viewers: Sequence[UserId],
-    work: Callable[[UserId], Coroutine[Any, Any, None]],
+    work: Callable[[UserId], Coroutine[Any, Any, object]],
     progress: Progress,
     what: str,
 ) -> None:

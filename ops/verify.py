@@ -1,6 +1,7 @@
 """`chirp verify`: compares home timelines with the oracle, and says what it found."""
 
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -17,12 +18,22 @@ IDS_SHOWN_MAX = 10
 DIFFERENCES_SHOWN_MAX = 20
 
 
-def run(settings: Settings, selection: Selection, *, gateway: str | None, materialise: bool) -> int:
-    """Compares, or with `materialise` only makes the timelines; returns the exit status, 1 where
-    a timeline is not what it must be. `gateway` is a URL, None for gRPC past the gateway."""
+def run(
+    settings: Settings,
+    selection: Selection,
+    *,
+    gateway: str | None,
+    materialise: bool,
+    repair: bool,
+) -> int:
+    """Compares, and with `repair` makes anew what differs; with `materialise` only makes the
+    timelines. Returns the exit status, 1 where a timeline is not what it must be, and was not
+    repaired. `gateway` is a URL, None for gRPC past the gateway."""
     started = time.monotonic()
     with progress_bar() as progress:
-        viewers, report = uvloop.run(_work(settings, selection, gateway, materialise, progress))
+        viewers, report = uvloop.run(
+            _work(settings, selection, gateway, materialise, repair, progress)
+        )
     seconds = time.monotonic() - started
     if report is None:
         print(f"{len(viewers):,} timelines are materialised, in {seconds:.1f} s")
@@ -44,12 +55,8 @@ def read_users(text: str) -> list[str]:
 
 def summary(report: Report) -> str:
     """Returns what was found, for people."""
-    lines: list[str] = []
-    for difference in report.differences[:DIFFERENCES_SHOWN_MAX]:
-        lines += _describe(difference)
-    wrong = len(report.differences)
-    if wrong > DIFFERENCES_SHOWN_MAX:
-        lines.append(f"... and {wrong - DIFFERENCES_SHOWN_MAX:,} more")
+    wrong, repaired = len(report.differences), len(report.repaired)
+    lines = [*_describe_all(report.differences), *_describe_all(report.repaired, "repaired: ")]
     lines.append(
         f"{report.accounts - wrong:,} of {report.accounts:,} home timelines equal the oracle:"
         f" {report.entries:,} entries on {report.pages:,} pages"
@@ -57,12 +64,20 @@ def summary(report: Report) -> str:
     for way in Way:
         share = 100 * report.ways[way] / report.entries if report.entries else 0.0
         lines.append(f"  {way.value:<14}{report.ways[way]:>12,} {share:>6.1f} %")
+    lines.append(f"repaired: {repaired:,} timelines; by all runs so far: {report.repaired_ever:,}")
     return "\n".join(lines)
 
 
-def _describe(difference: Difference) -> list[str]:
+def _describe_all(differences: Sequence[Difference], prefix: str = "") -> Iterator[str]:
+    for difference in differences[:DIFFERENCES_SHOWN_MAX]:
+        yield from _describe(difference, prefix)
+    if len(differences) > DIFFERENCES_SHOWN_MAX:
+        yield f"{prefix}... and {len(differences) - DIFFERENCES_SHOWN_MAX:,} more"
+
+
+def _describe(difference: Difference, prefix: str) -> list[str]:
     lines = [
-        f"account {difference.viewer}: {difference.expected:,} entries in the oracle,"
+        f"{prefix}account {difference.viewer}: {difference.expected:,} entries in the oracle,"
         f" {difference.served:,} served, the first difference at entry {difference.position + 1:,}"
     ]
     if difference.flaw:
@@ -81,6 +96,7 @@ async def _work(
     selection: Selection,
     gateway: str | None,
     materialise: bool,
+    repair: bool,
     progress: Progress,
 ) -> tuple[list[UserId], Report | None]:
     async with AsyncExitStack() as stack:
@@ -89,4 +105,4 @@ async def _work(
         if materialise:
             await verifying.materialise(viewers, progress)
             return viewers, None
-        return viewers, await verifying.verify(viewers, progress)
+        return viewers, await verifying.verify(viewers, progress, repair=repair)

@@ -45,7 +45,7 @@ class EngagementService:
     async def CreateLike(self, request: tweet_pb2.CreateLikeRequest, call: Call) -> bytes:
         """Likes a tweet."""
         target = await self._target(request.id)
-        await self._reader.refuse_blocked(call.caller, [target.author_id])
+        await self._reader.refuse_blocked(call.caller, target.author_id)
         return await self._change_like(target, call.caller, liked=True)
 
     async def DeleteLike(self, request: tweet_pb2.DeleteLikeRequest, call: Call) -> bytes:
@@ -55,20 +55,21 @@ class EngagementService:
     async def CreateRetweet(self, request: tweet_pb2.CreateRetweetRequest, call: Call) -> bytes:
         """Retweets a tweet."""
         target = await self._target(request.id)
-        await self._reader.refuse_blocked(call.caller, [target.author_id])
+        await self._reader.refuse_blocked(call.caller, target.author_id)
         async with self._pool.connection() as connection, connection.transaction():
             written = await self._retweet(connection, target, call.caller)
-        if written is not None:
-            await self._announcer.created(written)
+        await self._announcer.created(written)
         return await self._reader.answer_id(target.id, call.caller)
 
     async def DeleteRetweet(self, request: tweet_pb2.DeleteRetweetRequest, call: Call) -> bytes:
         """Undoes a retweet."""
-        target = await self._target(request.id)
+        target = await self._target(request.id, undone=True)
         async with self._pool.connection() as connection, connection.transaction():
             written = await self._undo(connection, target, call.caller)
         if written is not None:
             await self._announcer.deleted(written)
+        else:
+            await self._announcer.marked(call.caller)
         return await self._reader.answer_id(target.id, call.caller)
 
     async def ListLikers(
@@ -103,16 +104,16 @@ class EngagementService:
             has_more=len(listed) > limit,
         )
 
-    async def _target(self, tweet_id: int) -> Target:
+    async def _target(self, tweet_id: int, *, undone: bool = False) -> Target:
         check_id("id", tweet_id)
-        return await self._reader.target(tweet_id)
+        return await self._reader.target(tweet_id, undone=undone)
 
     async def _change_like(self, target: Target, user: UserId, *, liked: bool) -> bytes:
         async with self._pool.connection() as connection, connection.transaction():
             version = await self._write_like(connection, target, user, liked=liked)
         if version is not None:
             await self._announcer.counted(target.id, version)
-            await self._announcer.marked(user)
+        await self._announcer.marked(user)
         return await self._reader.answer_id(target.id, user)
 
     async def _write_like(
@@ -140,13 +141,13 @@ class EngagementService:
         await outbox.insert(connection, partition_key=user, payload=event.SerializeToString())
         return counted[0][1]
 
-    async def _retweet(
-        self, connection: Connection, target: Target, user: UserId
-    ) -> Written | None:
+    async def _retweet(self, connection: Connection, target: Target, user: UserId) -> Written:
+        """Returns the retweet that was there where there was one."""
         if not await tweets.lock_user(connection, user):
             raise Unauthenticated("the account of this token is gone")
-        if await retweets.fetch_own(connection, user, TweetId(target.id)) is not None:
-            return None
+        own = await retweets.fetch_own(connection, user, TweetId(target.id))
+        if own is not None:
+            return Written(own, ())
         row = replace(
             new_row(TweetId(self._ids.mint()), user),
             retweet_of=target.id,
@@ -158,10 +159,7 @@ class EngagementService:
         if not await tweets.lock_user(connection, user):
             raise Unauthenticated("the account of this token is gone")
         own = await retweets.fetch_own(connection, user, TweetId(target.id))
-        if own is None:
-            return None
-        row = replace(new_row(own, user), retweet_of=target.id, original_author_id=target.author_id)
-        return await tweet_writer.delete(connection, row)
+        return None if own is None else await tweet_writer.delete(connection, own)
 
     async def _users(self, listed: Sequence[Listed], call: Call) -> list[user_pb2.User]:
         if not listed:

@@ -8,7 +8,8 @@
  4. The windows are merged, and the rules cut the page out of them.
  5. Where they end too early for the page, the rest comes from PostgreSQL, with the same rules.
 
-While Valkey is away, steps 1 to 4 are left out: slower, and right.
+While Valkey is away, steps 1 to 4 are left out: slower, and right. They are left out, too, for a
+viewer who follows more pulled authors than are merged: step 1 then reads nothing but the tokens.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from storage.database import Pool
 from storage.timelines import LEASE_RENEW_S, TimelineStore, WindowKind, decode
 from storage.valkey_connection import Command, SharedConnection
 
-ABOVE_ALL = (1 << 63) - 1
+NOTHING = Window((), (1 << 63) - 1)
 HEAD_SPARE = 44  # entries read beyond the page: hidden ones, and the look-ahead of rule 4
 ATTEMPTS_MAX = 4  # relations that change as fast as they are read are not worth a cache
 OLDER_FIRST = 100  # candidates in the first query past the window; the next ones ask for more
@@ -84,6 +85,7 @@ class HomeSkeleton:
         self._viewers = viewers
         self._length = settings.timeline_length
         self._distance = settings.repeat_distance
+        self._merge_max = settings.pulled_merge_max
         self._rebuilds: dict[tuple[WindowKind, UserId, bytes], asyncio.Task[Window]] = {}
         self._rebuild_places = asyncio.Semaphore(REBUILDS_MAX)
         self._kept: OrderedDict[UserId, float] = OrderedDict()
@@ -99,14 +101,20 @@ class HomeSkeleton:
             except CACHE_AWAY as error:
                 log.debug("reading without the cache: %s", error)
                 break
+            if read.window is NOTHING:
+                break
             page = self._cut(read.window, read.viewer, asked, deleted)
             if page.complete:
                 return Skeleton(page, read.viewer, read.marks_token)
         if read is None:
-            viewer = await self._viewers.load_without_cache(user)
-            read = Read(viewer, Window((), ABOVE_ALL), None)
+            read = Read(await self._viewers.load_without_cache(user), NOTHING, None)
         page = await self._extended(read.window, read.viewer, asked, deleted)
         return Skeleton(page, read.viewer, read.marks_token)
+
+    async def rebuild(self, user: UserId) -> None:
+        """Makes the window of a home timeline that was dropped, as the next read would."""
+        known = await self._viewers.load(user)
+        await self._rebuilt(WindowKind.TIMELINE, user, known)
 
     async def _extended(
         self, window: Window, viewer: Viewer, asked: Asked, deleted: Container[int]
@@ -143,38 +151,63 @@ class HomeSkeleton:
         known = self._viewers.get(user)
         for _ in range(ATTEMPTS_MAX):
             if known is not None:
-                due = self._is_due(user)
-                lease = [self._timelines.lease_command(user)] if due else []
-                replies = await self._hot.call([*lease, *self._commands(user, known, count)])
-                for reply in replies:
-                    if isinstance(reply, Exception):
-                        raise ConnectionError(f"Valkey refused a read: {reply}")
-                home, tokens, *recents = replies[len(lease) :]
-                if tokens[:2] == [known.viewer_token, known.pulled_token]:
-                    window = await self._merged(user, known, home, recents)
-                    if due:
-                        await self._keep(user)
-                    return Read(known.viewer, window, tokens[2])
+                many = len(known.pulled) > self._merge_max
+                read = await (self._bypass(user, known) if many else self._read(user, known, count))
+                if read is not None:
+                    return read
             known = await self._viewers.load(user)
         raise ConnectionError("a viewer's relations change faster than they are read")
 
-    def _commands(self, user: UserId, known: Known, count: int | None) -> list[Command]:
-        keys = self._timelines.keys
+    async def _read(self, user: UserId, known: Known, count: int | None) -> Read | None:
+        """Looks once; returns None where `known` is out of date. So does `_bypass`."""
+        due = self._is_due(user)
+        lease = [self._timelines.lease_command(user)] if due else []
         last = -1 if count is None else count - 1
-        commands: list[Command] = [
-            # The window first, its tokens after: a change in between shows in the tokens.
-            ("LRANGE", keys.window(WindowKind.TIMELINE, user), 0, last),
-            ("MGET", keys.viewer(user), keys.pulled_of(user), keys.marks(user)),
-        ]
-        for author in known.pulled:
-            commands.append(("LRANGE", keys.window(WindowKind.RECENT, author), 0, last))
-        return commands
+        keys = self._timelines.keys
+        replies = await self._call(
+            [
+                *lease,
+                # The window first, its tokens after: a change in between shows in the tokens.
+                ("LRANGE", keys.window(WindowKind.TIMELINE, user), 0, last),
+                self._tokens_command(user),
+                *(
+                    ("LRANGE", keys.window(WindowKind.RECENT, author), 0, last)
+                    for author in known.pulled
+                ),
+            ]
+        )
+        home, tokens, *recents = replies[len(lease) :]
+        if tokens[:2] != [known.viewer_token, known.pulled_token]:
+            return None
+        found = decode(home)
+        if due and found is not None:
+            await self._keep(user)
+        return Read(known.viewer, await self._merged(user, known, found, recents), tokens[2])
+
+    async def _bypass(self, user: UserId, known: Known) -> Read | None:
+        """Reads no windows: hundreds of them cost this process and Valkey more than the one query
+        that needs none costs PostgreSQL."""
+        (tokens,) = await self._call([self._tokens_command(user)])
+        if tokens[:2] != [known.viewer_token, known.pulled_token]:
+            return None
+        return Read(known.viewer, NOTHING, tokens[2])
+
+    async def _call(self, commands: list[Command]) -> list[Any]:
+        replies = await self._hot.call(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise ConnectionError(f"Valkey refused a read: {reply}")
+        return replies
+
+    def _tokens_command(self, user: UserId) -> Command:
+        keys = self._timelines.keys
+        return ("MGET", keys.viewer(user), keys.pulled_of(user), keys.marks(user))
 
     def _is_due(self, user: UserId) -> bool:
         return self._kept.get(user, 0.0) < asyncio.get_running_loop().time()
 
     async def _keep(self, user: UserId) -> None:
-        """Lengthens the life of a timeline that was read. Not in the read itself: the mark of a
+        """Lengthens the life of a timeline that was found. Not in the read itself: the mark of a
         rebuild whose process died would live as long, and nobody else could rebuild."""
         self._kept[user] = asyncio.get_running_loop().time() + LEASE_RENEW_S
         while len(self._kept) > self._kept_max:
@@ -182,9 +215,8 @@ class HomeSkeleton:
         await self._hot.call([self._timelines.keep_command(user)])
 
     async def _merged(
-        self, user: UserId, known: Known, elements: list[bytes], recents: list[list[bytes]]
+        self, user: UserId, known: Known, home: Window | None, recents: list[list[bytes]]
     ) -> Window:
-        home = decode(elements)
         if home is None:
             home = await self._rebuilt(WindowKind.TIMELINE, user, known)
         windows = [home]

@@ -1,4 +1,5 @@
-"""timeline_server: TimelineService. Owns nothing; reads timelines and rebuilds lost ones."""
+"""timeline_server: TimelineService and TimelineUpkeepService. Owns nothing; reads timelines and
+rebuilds lost ones."""
 
 import logging
 from collections.abc import AsyncGenerator
@@ -23,6 +24,7 @@ from servers.stream_marks import StreamMarks
 from servers.timeline_service import TimelineService
 from servers.tweet_hydrator import TweetHydrator
 from servers.tweet_presenter import TweetPresenter
+from servers.upkeep_service import UpkeepService
 from servers.user_names import UserNames
 from servers.viewer_marks import ViewerMarks
 from servers.viewers import Viewers
@@ -95,15 +97,17 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         )
         tail.prepare(streaming.prepare)
         tail.listen(streaming.on_seen, streaming.on_begin)
-        descriptor = timeline_pb2.DESCRIPTOR.services_by_name["TimelineService"]
+        upkeep = UpkeepService(skeleton, timelines)
+        descriptors, verifier = timeline_pb2.DESCRIPTOR.services_by_name, TokenVerifier(settings)
         yield Process(
             services=[
                 rpc.bind(
-                    descriptor,
+                    descriptors["TimelineService"],
                     (service, explaining, streaming),
-                    TokenVerifier(settings),
+                    verifier,
                     Streams(settings),
-                )
+                ),
+                rpc.bind(descriptors["TimelineUpkeepService"], upkeep, verifier),
             ],
             loops=[feed.run, tail.run],
         )

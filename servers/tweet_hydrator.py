@@ -16,7 +16,7 @@ from servers.tweet_records import Record
 from storage import purges, tweet_cache
 from storage.valkey_connection import SharedConnection
 
-BATCH_MAX = 1_000
+BATCH_MAX = 200  # the longest records have 17 kB, and an answer 4 MB
 CHANGED_MAX = 100_000  # purges remembered for records that are being fetched or lie in Valkey
 OVERHEAD_BYTES = 400  # of a record's objects, beside its bytes
 

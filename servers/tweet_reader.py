@@ -1,7 +1,7 @@
 """How tweet_server answers tweets: rows and marks from its own tables, blocks and names from
 graph_server."""
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Sequence
 
 from chirp.v1 import graph_pb2, graph_pb2_grpc
 
@@ -14,6 +14,8 @@ from servers.tweet_records import Record
 from storage import likes, retweets, tweets
 from storage.database import Pool
 from storage.tweets import Target, TweetRow
+
+ASKED_MAX = 1_000  # accounts in one question to graph_server; a thread may name more
 
 
 class TweetReader:
@@ -36,10 +38,9 @@ class TweetReader:
         return (await self.tweets([row], user))[0]
 
     async def answer_id(self, tweet_id: int, user: UserId | None) -> bytes:
-        """The same by id; raises TweetNotFound where it is not there or deleted."""
-        for row in await tweets.fetch_by_ids(self._pool, [tweet_id]):
-            if row.deleted_at is None:
-                return await self.answer(row, user)
+        """The same by id; raises TweetNotFound where it, or what it repeats, is not there."""
+        for row in await tweets.fetch_living(self._pool, [tweet_id]):
+            return await self.answer(row, user)
         raise TweetNotFound("no such tweet")
 
     async def tweets(self, rows: Sequence[TweetRow], user: UserId | None) -> list[bytes]:
@@ -50,37 +51,51 @@ class TweetReader:
         """Returns tweets as they stand in an answer's `tweets`."""
         return await self._presenter.frames(_records(rows), self._view(user), self._fetch)
 
-    async def target(self, tweet_id: int) -> Target:
-        """Returns the tweet that is liked, retweeted or listed: of a retweet, its original. Raises
-        TweetNotFound."""
-        target = await tweets.fetch_target(self._pool, tweet_id)
+    async def target(self, tweet_id: int, *, undone: bool = False) -> Target:
+        """Returns the tweet that is liked, retweeted or listed: of a retweet, its original;
+        `undone` says that the retweet may be undone already. Raises TweetNotFound."""
+        targets = await tweets.fetch_targets(self._pool, [tweet_id], undone=undone)
+        target = targets.get(tweet_id)
         if target is None:
             raise TweetNotFound("no such tweet")
         return target
 
-    async def refuse_blocked(
-        self, user: UserId, authors: Collection[int], *, others: Collection[int] = ()
-    ) -> Container[int]:
-        """Raises Blocked where one of the authors blocks the user or is blocked; returns which of
-        the others do or are."""
-        asked = {*authors, *others} - {user}
-        blocked = set((await self._relations(user, asked)).blocked_ids) if asked else set[int]()
-        if not blocked.isdisjoint(authors):
-            raise Blocked("one of you blocks the other")
-        return blocked
+    async def blocked_among(self, user: UserId, accounts: Collection[int]) -> set[int]:
+        """Returns which accounts block the user or are blocked. Never asked in a transaction: a
+        block waits for the account's row, and graph_server's answer would wait for the block.
+
+        So a write that began before a block was answered may commit after it, as if it had come
+        first. What begins after the answer is refused.
+        """
+        others = set(accounts) - {user}
+        found: set[int] = set()
+        async for answer in self._relations(user, others):
+            found.update(answer.blocked_ids)
+        return found
+
+    async def refuse_blocked(self, user: UserId, author: int) -> None:
+        """Raises Blocked where it is so; see `blocked_among`."""
+        if await self.blocked_among(user, [author]):
+            raise blocked()
 
     async def hidden(self, user: UserId, accounts: Collection[int]) -> Container[int]:
         """Returns which accounts are blocked either way or muted."""
-        answer = await self._relations(user, accounts)
-        return {*answer.blocked_ids, *answer.muted_ids}
+        hidden: set[int] = set()
+        async for answer in self._relations(user, accounts):
+            hidden.update(answer.blocked_ids, answer.muted_ids)
+        return hidden
 
     async def _relations(
         self, user: UserId, others: Collection[int]
-    ) -> graph_pb2.BatchGetBlocksResponse:
-        return await self._blocks.BatchGetBlocks(
-            graph_pb2.BatchGetBlocksRequest(user_id=user, other_ids=others),
-            metadata=self._metadata,
-        )
+    ) -> AsyncIterator[graph_pb2.BatchGetBlocksResponse]:
+        asked = list(others)
+        for start in range(0, len(asked), ASKED_MAX):
+            yield await self._blocks.BatchGetBlocks(
+                graph_pb2.BatchGetBlocksRequest(
+                    user_id=user, other_ids=asked[start : start + ASKED_MAX]
+                ),
+                metadata=self._metadata,
+            )
 
     async def _fetch(self, ids: Sequence[int]) -> dict[int, Record]:
         rows = await tweets.fetch_by_ids(self._pool, ids) if ids else []
@@ -113,6 +128,11 @@ class _SignedIn:
     async def hidden(self, accounts: Collection[int]) -> Container[int]:
         """See View."""
         return await self._reader.hidden(self._user, accounts)
+
+
+def blocked() -> Blocked:
+    """Returns the refusal of a write between two accounts of which one blocks the other."""
+    return Blocked("one of you blocks the other")
 
 
 def _records(rows: Sequence[TweetRow]) -> list[Record]:

@@ -136,6 +136,11 @@ def frame(tweet: bytes) -> bytes:
     return _TWEETS_TAG + varint(len(tweet)) + tweet
 
 
+def member(number: int, tweet: bytes) -> bytes:
+    """Returns a tweet as it stands in an answer's field of that number, which is 1 to 15."""
+    return bytes((number << 3 | 2,)) + varint(len(tweet)) + tweet
+
+
 def retweeted_field(tweet: bytes) -> bytes:
     """Returns `Tweet.retweeted_tweet` as it stands inside a tweet."""
     return _RETWEETED_TAG + varint(len(tweet)) + tweet

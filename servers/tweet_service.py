@@ -1,8 +1,8 @@
 """TweetService: creating, reading and deleting tweets. Likes, retweets and threads stand in
 `engagement_service.py` and `thread_service.py`."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from chirp.v1 import tweet_pb2, user_pb2, user_pb2_grpc
@@ -13,7 +13,7 @@ from domain.fanout import Delivery
 from domain.ids import TweetId, UserId, minted_at_ms
 from mesh.clients import Metadata
 from mesh.rpc import Call
-from servers import tweet_records, tweet_writer
+from servers import tweet_reader, tweet_records, tweet_writer
 from servers.tweet_reader import TweetReader
 from servers.tweet_writer import AlreadyPosted, Notices, Written
 from storage import tweet_cache, tweets
@@ -56,10 +56,10 @@ class TweetService:
             quote_of=request.quote_of,
             request_id=request.request_id,
         )
-        mentions = await self._resolve(draft.mentioned_names)
+        referred = await self._look_up(draft, call.caller)
         try:
             async with self._pool.connection() as connection, connection.transaction():
-                written = await self._insert(connection, call.caller, draft, mentions)
+                written = await self._insert(connection, call.caller, draft, referred)
         except AlreadyPosted:
             # What follows is done again: it may be why the client did not get the first answer.
             written = Written(await self._posted(call.caller, draft.request_id), ())
@@ -77,10 +77,9 @@ class TweetService:
             raise InvalidArgument.of("ids", f"must hold 1 to {BATCH_MAX} ids")
         for position, tweet_id in enumerate(request.ids):
             check_id(f"ids[{position}]", tweet_id)
-        rows = {row.id: row for row in await tweets.fetch_by_ids(self._pool, request.ids)}
+        rows = {row.id: row for row in await tweets.fetch_living(self._pool, request.ids)}
         found = [rows[tweet_id] for tweet_id in request.ids if tweet_id in rows]
-        living = [row for row in found if row.deleted_at is None]
-        frames = await self._reader.frames(living, call.user_id)
+        frames = await self._reader.frames(found, call.user_id)
         return tweet_records.page_bytes(frames, next_cursor="", has_more=False)
 
     async def DeleteTweet(
@@ -98,32 +97,35 @@ class TweetService:
         await self._announcer.deleted(written)
         return tweet_pb2.DeleteTweetResponse()
 
+    async def _look_up(self, draft: rules.Draft, author: UserId) -> "_Referred":
+        asked = [target for target in (draft.reply_to, draft.quote_of) if target]
+        targets = await tweets.fetch_targets(self._pool, asked) if asked else {}
+        authors = {target.author_id for target in targets.values()}
+        mentions = await self._resolve(draft.mentioned_names)
+        blocked = await self._reader.blocked_among(author, authors.union(mentions))
+        return _Referred(mentions, targets, blocked)
+
     async def _insert(
-        self, connection: Connection, author: UserId, draft: rules.Draft, mentions: Sequence[int]
+        self, connection: Connection, author: UserId, draft: rules.Draft, referred: "_Referred"
     ) -> Written:
         """The transaction of CreateTweet. The author's row is locked first: from there on, ids in
         the outbox grow in the order of this author's commits."""
         if not await tweets.lock_user(connection, author):
             raise Unauthenticated("the account of this token is gone")
-        # Before anything else is looked at: what the tweet refers to may be gone since.
+        # Before it is refused: what the tweet refers to may be gone, or blocked, since.
         if await tweets.was_posted(connection, author, draft.request_id):
             raise AlreadyPosted
-        row = _new_row(TweetId(self._ids.mint()), author, draft, mentions)
-        asked = [target for target in (draft.reply_to, draft.quote_of) if target]
-        targets = await tweets.fetch_targets(connection, asked) if asked else {}
-        row = _referring(row, draft, targets)
-        authors = {target.author_id for target in targets.values()}
-        blocked = await self._reader.refuse_blocked(author, authors, others=mentions)
-        notices = Notices(
-            quoted_author=targets[draft.quote_of].author_id if draft.quote_of else 0,
-            refused_mentions=[mentioned for mentioned in mentions if mentioned in blocked],
-        )
+        row = _new_row(TweetId(self._ids.mint()), author, draft, referred)
+        if not referred.blocked.isdisjoint(
+            target.author_id for target in referred.targets.values()
+        ):
+            raise tweet_reader.blocked()
         return await tweet_writer.insert(
             connection,
             row,
             request_id=draft.request_id,
             location=draft.location,
-            notices=notices,
+            notices=referred.notices(draft),
         )
 
     async def _posted(self, author: UserId, request_id: str) -> TweetRow:
@@ -145,7 +147,7 @@ class TweetService:
 
 class Announcer:
     """Tells the cache of a change before the call returns. All of it may fail: the event log brings
-    the same again."""
+    the same again. So does the same call, which may be why the client did not get its answer."""
 
     def __init__(self, timelines: TimelineStore, cache: Valkey) -> None:
         self._timelines = timelines
@@ -221,30 +223,42 @@ def new_row(tweet_id: TweetId, author: UserId) -> TweetRow:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Referred:
+    """What a draft refers to, looked up before the transaction: while it holds the author's row,
+    no other server is asked."""
+
+    mentions: Sequence[int]
+    targets: Mapping[int, Target]
+    blocked: Set[int]
+    """Those of the mentioned, and of the targets' authors, that block the author or are blocked."""
+
+    def notices(self, draft: rules.Draft) -> Notices:
+        """Returns who is to be notified, and who is not."""
+        return Notices(
+            quoted_author=self.targets[draft.quote_of].author_id if draft.quote_of else 0,
+            refused_mentions=[user for user in self.mentions if user in self.blocked],
+        )
+
+
 def _new_row(
-    tweet_id: TweetId, author: UserId, draft: rules.Draft, mentions: Sequence[int]
+    tweet_id: TweetId, author: UserId, draft: rules.Draft, referred: _Referred
 ) -> TweetRow:
+    """Returns the tweet of a draft; what it answers or quotes is a retweet's original."""
+    for field, target in (("replyTo", draft.reply_to), ("quoteOf", draft.quote_of)):
+        if target and target not in referred.targets:
+            raise TweetNotFound(f"{field}: no such tweet")
+    parent = referred.targets[draft.reply_to] if draft.reply_to else None
+    quoted = referred.targets[draft.quote_of] if draft.quote_of else None
     return replace(
         new_row(tweet_id, author),
         content=draft.content,
         media_urls=list(draft.media_urls),
         hashtags=list(draft.hashtags),
-        mentions=list(mentions),
-    )
-
-
-def _referring(row: TweetRow, draft: rules.Draft, targets: dict[int, Target]) -> TweetRow:
-    """Fills in what a reply or a quote refers to; where that is a retweet, it is its original."""
-    for field, target in (("replyTo", draft.reply_to), ("quoteOf", draft.quote_of)):
-        if target and target not in targets:
-            raise TweetNotFound(f"{field}: no such tweet")
-    parent = targets[draft.reply_to] if draft.reply_to else None
-    quoted = targets[draft.quote_of] if draft.quote_of else None
-    return replace(
-        row,
+        mentions=list(referred.mentions),
         reply_to=parent.id if parent else None,
         replied_author_id=parent.author_id if parent else None,
-        conversation_id=parent.conversation_id if parent else row.id,
+        conversation_id=parent.conversation_id if parent else tweet_id,
         quote_of=quoted.id if quoted else None,
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from chirp.v1 import events_pb2
 
-from domain import fanout
+from domain import fanout, tweet
 from domain.errors import TweetNotFound, Unauthenticated
 from domain.fanout import Delivery
 from domain.ids import TweetId, UserId
@@ -77,6 +77,7 @@ async def insert(
     created.delivery = events_pb2.Delivery.ValueType(row.delivery)
     created.first_pulled = first_pulled
     created.hashtags.extend(row.hashtags)
+    created.hashtag_spellings.extend(tweet.spellings(row.content, row.hashtags))
     created.mentions.extend(row.mentions)
     created.reply_to = row.reply_to or 0
     created.quote_of = row.quote_of or 0

@@ -19,6 +19,7 @@ from servers.tweet_presenter import Marks
 from storage.timelines import TimelineStore
 
 ASKED_MAX = 1_000  # ids in one question
+MARKS_EACH = 20  # the cache's bound in marks, per viewer of its bound in viewers
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,14 @@ class _Known:
     retweeted: frozenset[int]
     floor: int
 
+    @property
+    def size(self) -> int:
+        """How many marks are kept."""
+        return len(self.liked) + len(self.retweeted)
+
 
 class ViewerMarks:
-    """Viewer -> marks. Bounded by viewers; the oldest goes first."""
+    """Viewer -> marks. Bounded by viewers and by marks; the oldest goes first."""
 
     def __init__(
         self,
@@ -43,7 +49,13 @@ class ViewerMarks:
         self._metadata = metadata
         self._timelines = timelines
         self._max = settings.viewer_cache_max
+        self._marks = 0
         self._known: OrderedDict[UserId, _Known] = OrderedDict()
+
+    @property
+    def size(self) -> str:
+        """How much is kept, and the bound."""
+        return f"{self._marks} of at most {self._max * MARKS_EACH} marks"
 
     async def of(self, user: UserId, ids: Collection[int], token: bytes | None) -> Marks:
         """Returns a viewer's marks on these tweets; `token` came with the read of the timeline,
@@ -75,13 +87,20 @@ class ViewerMarks:
         )
 
     def _keep(self, user: UserId, known: _Known) -> None:
-        self._known.pop(user, None)
+        self._forget(user)
         # What was asked for below the floor is no promise for other tweets there.
-        self._known[user] = _Known(
+        kept = _Known(
             known.token,
             frozenset(i for i in known.liked if i > known.floor),
             frozenset(i for i in known.retweeted if i > known.floor),
             known.floor,
         )
-        while len(self._known) > self._max:
-            self._known.popitem(last=False)
+        self._known[user] = kept
+        self._marks += kept.size
+        while len(self._known) > self._max or self._marks > self._max * MARKS_EACH:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, user: UserId) -> None:
+        known = self._known.pop(user, None)
+        if known is not None:
+            self._marks -= known.size

@@ -13,8 +13,10 @@ from datetime import datetime
 
 import psycopg
 
+from domain.ids import UserId
 from domain.tier import Thresholds, Tier, next_tier
 from mesh.settings import Settings
+from storage import tier_changes
 from storage.database import Connection
 
 STATEMENT_TIMEOUT_S = 120  # a batch takes seconds; what hangs for so long waits for a lock
@@ -129,8 +131,9 @@ async def lock_accounts(connection: Connection, ids: Sequence[int]) -> None:
 
 
 async def insert_follows(connection: Connection, rows: Iterable[FollowRow]) -> int:
-    """Inserts follows and counts them on both accounts, leaves those be that are there; returns
-    how many were new. The caller holds the accounts' rows, and sets the tiers afterwards."""
+    """Inserts follows and counts them on both accounts; leaves those be that are there, and those
+    between two of whom one blocks the other. Returns how many were new. The caller holds the
+    accounts' rows, so no block comes in between, and sets the tiers afterwards."""
     await connection.execute(
         "CREATE TEMP TABLE IF NOT EXISTS bulk_follows"
         " (follower_id bigint, followee_id bigint, id bigint) ON COMMIT DELETE ROWS"
@@ -145,7 +148,9 @@ async def insert_follows(connection: Connection, rows: Iterable[FollowRow]) -> i
     cursor = await connection.execute(
         "WITH added AS ("
         "  INSERT INTO follows (follower_id, followee_id, id)"
-        "  SELECT follower_id, followee_id, id FROM bulk_follows"
+        "  SELECT follower_id, followee_id, id FROM bulk_follows AS b WHERE NOT EXISTS ("
+        "   SELECT FROM blocks WHERE (blocker_id, blocked_id) IN"
+        "    ((b.follower_id, b.followee_id), (b.followee_id, b.follower_id)))"
         "  ON CONFLICT DO NOTHING RETURNING follower_id, followee_id),"
         " change AS ("
         "  SELECT id, sum(followers) AS followers, sum(following) AS following FROM ("
@@ -163,7 +168,8 @@ async def insert_follows(connection: Connection, rows: Iterable[FollowRow]) -> i
 
 
 async def update_tiers(connection: Connection, thresholds: Thresholds) -> int:
-    """Puts every account into the tier of its follower count; returns how many changed."""
+    """Puts every account into the tier of its follower count, with a row of its history; returns
+    how many changed."""
     # Whoever is neither above the lowest line nor out of the lowest tier stays where it is.
     cursor = await connection.execute(
         "SELECT id, tier, follower_count FROM users WHERE follower_count >= %s OR tier > 1"
@@ -175,6 +181,13 @@ async def update_tiers(connection: Connection, thresholds: Thresholds) -> int:
         due = next_tier(Tier(tier), follower_count, thresholds)
         if due != tier:
             await connection.execute("UPDATE users SET tier = %s WHERE id = %s", (due, account))
+            await tier_changes.insert(
+                connection,
+                UserId(account),
+                from_tier=Tier(tier),
+                to_tier=due,
+                follower_count=follower_count,
+            )
             changed += 1
     return changed
 

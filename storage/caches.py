@@ -1,4 +1,5 @@
 """Dropping from the cache what rows written in bulk have made stale: no event does it for them.
+And what a repair does not trust: `drop_authors`.
 
 Of an account that follows or is followed anew, these are wrong afterwards:
     followers:{sN}:<author>   in every shard: pushes would not reach the new followers
@@ -42,6 +43,21 @@ async def drop(valkey: Valkey, settings: Settings, accounts: Sequence[int]) -> N
         )
     for of_shard in by_shard:
         await _unlink(valkey, of_shard)
+
+
+async def drop_authors(valkey: Valkey, settings: Settings, authors: Sequence[int]) -> None:
+    """Drops what home timelines are made from by way of these authors: their follower lists, by
+    which fan-out pushes, and their recent entries, which readers pull. Raises what redis raises
+    where Valkey is away; it is all made anew when it is needed, so calling again is safe."""
+    keys = Keys(settings.timeline_shards)
+    for shard in range(settings.timeline_shards):
+        recents = [
+            keys.window(WindowKind.RECENT, author)
+            for author in map(UserId, authors)
+            if fanout.shard_of(author, settings.timeline_shards) == shard
+        ]
+        followers = [f"followers:{{s{shard}}}:{author}" for author in authors]
+        await _unlink(valkey, [keys.pulled(shard), *recents, *followers])
 
 
 async def _unlink(valkey: Valkey, keys: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Fan-out into one shard of the cache Valkey: follower lists beside the timelines they feed.
 
-A batch of changes goes to a server-side function (storage/functions/timelines.lua), so that no
-follower's id travels through Python. A call tries a bounded number of deliveries, and one tweet
-only a part of them: large authors take turns with small ones, and no call holds Valkey for long.
+A batch of changes goes to a server-side function (storage/functions/followers.lua), so that no
+follower's id travels through Python. What a call may cost is bounded, and one tweet gets a part of
+it: large authors take turns with small ones, and no call holds Valkey for long.
 """
 
 import secrets

@@ -11,6 +11,7 @@ first can neither mark nor unmark, however long it was asleep.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from storage import database
 from storage.database import Connection
 
 RELAY_LOCK = 0x43686C67  # "Chlg": one relay leads at a time
@@ -72,23 +73,13 @@ async def count_unsent(connection: Connection) -> int:
 
 
 async def try_lead(connection: Connection) -> bool:
-    """Takes the relays' lock for as long as the connection lives, if nobody has it.
-
-    The server pings a silent holder, so that the lock of a dead machine is free within 11 seconds.
-    """
-    cursor = await connection.execute(
-        "SELECT set_config('tcp_keepalives_idle', '5', false),"
-        " set_config('tcp_keepalives_interval', '2', false),"
-        " set_config('tcp_keepalives_count', '3', false), pg_try_advisory_lock(%s)",
-        (RELAY_LOCK,),
-    )
-    row = await cursor.fetchone()
-    return bool(row and row[3])
+    """Takes the relays' lock for as long as the connection lives, if nobody has it."""
+    return await database.try_lead(connection, RELAY_LOCK)
 
 
 async def stop_leading(connection: Connection) -> None:
     """Frees the relays' lock."""
-    await connection.execute("SELECT pg_advisory_unlock(%s)", (RELAY_LOCK,))
+    await database.stop_leading(connection, RELAY_LOCK)
 
 
 async def take_fence(connection: Connection) -> Lead:

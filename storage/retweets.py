@@ -3,19 +3,23 @@ each account is not deleted (a unique index holds it)."""
 
 from collections.abc import Sequence
 
+from psycopg.rows import class_row
+
 from domain.ids import TweetId, UserId
 from storage.database import Connection, Pool
 from storage.likes import Listed
+from storage.tweets import COLUMNS, TweetRow
 
 
-async def fetch_own(connection: Connection, user: UserId, original: TweetId) -> TweetId | None:
+async def fetch_own(connection: Connection, user: UserId, original: TweetId) -> TweetRow | None:
     """Returns the user's retweet of an original that is not undone."""
-    cursor = await connection.execute(
-        "SELECT id FROM tweets WHERE author_id = %s AND retweet_of = %s AND deleted_at IS NULL",
-        (user, original),
-    )
-    row = await cursor.fetchone()
-    return None if row is None else TweetId(row[0])
+    async with connection.cursor(row_factory=class_row(TweetRow)) as cursor:
+        await cursor.execute(
+            f"SELECT {COLUMNS} FROM tweets"
+            " WHERE author_id = %s AND retweet_of = %s AND deleted_at IS NULL",
+            (user, original),
+        )
+        return await cursor.fetchone()
 
 
 async def fetch_retweeters(

@@ -127,6 +127,28 @@ class TimelineStore:
         timeline = self.keys.window(WindowKind.TIMELINE, viewer)
         await self._valkey.delete(timeline, self.keys.viewer(viewer))
 
+    async def drop_window(self, viewer: UserId) -> int:
+        """The same; returns for how many seconds the window would have been kept, 0 where there
+        was none."""
+        timeline = self.keys.window(WindowKind.TIMELINE, viewer)
+        async with self._valkey.pipeline(transaction=True) as pipeline:
+            pipeline.ttl(timeline)
+            pipeline.delete(timeline, self.keys.viewer(viewer))
+            left_s, _ = await pipeline.execute()
+        return max(0, int(left_s))
+
+    async def fetch_materialised(self, viewers: Sequence[UserId]) -> list[UserId]:
+        """Returns those of these viewers that have a window."""
+        async with self._valkey.pipeline(transaction=False) as pipeline:
+            for viewer in viewers:
+                pipeline.exists(self.keys.window(WindowKind.TIMELINE, viewer))
+            found = await pipeline.execute()
+        return [viewer for viewer, exists in zip(viewers, found, strict=True) if exists]
+
+    async def keep_for(self, viewer: UserId, seconds: int) -> None:
+        """Says how long a viewer's window is kept, where there is one."""
+        await self._valkey.expire(self.keys.window(WindowKind.TIMELINE, viewer), seconds)
+
     async def fetch(self, kind: WindowKind, user: UserId) -> Window | None:
         """Returns a whole window; None where it is absent or being rebuilt."""
         elements = await cast(Any, self._valkey.lrange(self.keys.window(kind, user), 0, -1))
@@ -216,7 +238,7 @@ class TimelineStore:
 
 
 async def call_function(valkey: Valkey, name: str, keys: list[str], arguments: list[Any]) -> Any:
-    """Calls a function of timelines.lua, loading the library where a Valkey does not have it: after
+    """Calls a function of the library, loading it where a Valkey does not have it: after
     a restart without persistence it has none."""
     try:
         return await cast(Any, valkey.fcall(name, len(keys), *keys, *arguments))
@@ -227,9 +249,16 @@ async def call_function(valkey: Valkey, name: str, keys: list[str], arguments: l
         return await cast(Any, valkey.fcall(name, len(keys), *keys, *arguments))
 
 
+def library_source() -> str:
+    """Returns timelines.lua and, in the same library, followers.lua."""
+    folder = files("storage").joinpath("functions")
+    parts = [folder.joinpath(name).read_text() for name in ("timelines.lua", "followers.lua")]
+    return "\n".join(parts)
+
+
 async def load_functions(valkey: Valkey) -> None:
-    """Loads timelines.lua, replacing an older release's."""
-    library = files("storage").joinpath("functions/timelines.lua").read_text()
+    """Loads the library, replacing an older release's."""
+    library = library_source()
     await cast(Any, valkey.function_load(library, replace=True))
 
 

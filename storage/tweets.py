@@ -17,7 +17,7 @@ from domain.tier import Tier
 from storage.database import Connection, Pool
 
 # Literal, as every statement here: the type checker refuses a built string.
-_COLUMNS: LiteralString = (
+COLUMNS: LiteralString = (
     "id, author_id, content, media_urls, hashtags, mentions, reply_to, replied_author_id,"
     " retweet_of, original_author_id, quote_of, conversation_id, location, like_count,"
     " retweet_count, reply_count, quote_count, delivery, version, created_at, deleted_at"
@@ -62,11 +62,10 @@ class AuthorStamp:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A tweet that is replied to or quoted."""
+    """A tweet that is liked, retweeted, answered or quoted; never a retweet."""
 
     id: int
     author_id: int
-    retweet_of: int | None
     conversation_id: int
 
 
@@ -105,22 +104,21 @@ async def mark_pulled(connection: Connection, author: UserId, tweet: TweetId) ->
     )
 
 
-async def fetch_target(pool: Pool, tweet_id: int) -> Target | None:
-    """Returns a tweet that is liked, retweeted or listed: of a retweet, its original."""
+async def fetch_targets(
+    pool: Pool, ids: Sequence[int], *, undone: bool = False
+) -> dict[int, Target]:
+    """Returns tweets to like, retweet, answer or quote, by the id asked for: of a retweet, its
+    original. Neither may be deleted; `undone` lets a retweet through that is."""
     async with pool.connection() as connection:
-        return (await fetch_targets(connection, [tweet_id])).get(tweet_id)
-
-
-async def fetch_targets(connection: Connection, ids: Sequence[int]) -> dict[int, Target]:
-    """Returns tweets to reply to or quote, by the id asked for: of a retweet, its original."""
-    cursor = await connection.execute(
-        "SELECT asked.id, found.id, found.author_id, found.retweet_of, found.conversation_id"
-        " FROM tweets AS asked"
-        " JOIN tweets AS found ON found.id = coalesce(asked.retweet_of, asked.id)"
-        " WHERE asked.id = ANY(%s) AND asked.deleted_at IS NULL AND found.deleted_at IS NULL",
-        (list(ids),),
-    )
-    return {row[0]: Target(*row[1:]) for row in await cursor.fetchall()}
+        cursor = await connection.execute(
+            "SELECT asked.id, found.id, found.author_id, found.conversation_id"
+            " FROM tweets AS asked"
+            " JOIN tweets AS found ON found.id = coalesce(asked.retweet_of, asked.id)"
+            " WHERE asked.id = ANY(%s) AND found.deleted_at IS NULL"
+            " AND (asked.deleted_at IS NULL OR (%s AND asked.retweet_of IS NOT NULL))",
+            (list(ids), undone),
+        )
+        return {row[0]: Target(*row[1:]) for row in await cursor.fetchall()}
 
 
 async def was_posted(connection: Connection, author: UserId, request_id: str) -> bool:
@@ -190,7 +188,7 @@ async def fetch_by_request(pool: Pool, author: UserId, request_id: str) -> Tweet
         connection.cursor(row_factory=class_row(TweetRow)) as cursor,
     ):
         await cursor.execute(
-            f"SELECT {_COLUMNS} FROM tweets WHERE author_id = %s AND request_id = %s",
+            f"SELECT {COLUMNS} FROM tweets WHERE author_id = %s AND request_id = %s",
             (author, request_id),
         )
         return await cursor.fetchone()
@@ -202,7 +200,22 @@ async def fetch_by_ids(pool: Pool, ids: Sequence[int]) -> list[TweetRow]:
         pool.connection() as connection,
         connection.cursor(row_factory=class_row(TweetRow)) as cursor,
     ):
-        await cursor.execute(f"SELECT {_COLUMNS} FROM tweets WHERE id = ANY(%s)", (list(ids),))
+        await cursor.execute(f"SELECT {COLUMNS} FROM tweets WHERE id = ANY(%s)", (list(ids),))
+        return await cursor.fetchall()
+
+
+async def fetch_living(pool: Pool, ids: Sequence[int]) -> list[TweetRow]:
+    """Returns the tweets that are not deleted, in no order; a retweet only with its original."""
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(TweetRow)) as cursor,
+    ):
+        await cursor.execute(
+            f"SELECT {COLUMNS} FROM tweets AS t WHERE id = ANY(%s) AND deleted_at IS NULL"
+            " AND (retweet_of IS NULL OR EXISTS (SELECT FROM tweets AS original"
+            "  WHERE original.id = t.retweet_of AND original.deleted_at IS NULL))",
+            (list(ids),),
+        )
         return await cursor.fetchall()
 
 
@@ -211,7 +224,7 @@ async def delete(connection: Connection, tweet_id: TweetId) -> TweetRow:
     async with connection.cursor(row_factory=class_row(TweetRow)) as cursor:
         await cursor.execute(
             "UPDATE tweets SET deleted_at = now(), version = version + 1"
-            f" WHERE id = %s AND deleted_at IS NULL RETURNING {_COLUMNS}",
+            f" WHERE id = %s AND deleted_at IS NULL RETURNING {COLUMNS}",
             (tweet_id,),
         )
         row = await cursor.fetchone()

@@ -5,7 +5,7 @@ It knows nothing of tiers, caches or lists.
 
 from storage.database import Connection
 
-ORACLE = """
+VISIBLE = """
 WITH followed AS (
     SELECT followee_id AS id FROM follows WHERE follower_id = %(viewer)s
 ),
@@ -32,7 +32,12 @@ visible AS (
                 OR (c.replied_author_id NOT IN (SELECT id FROM hidden)
                     AND (c.replied_author_id IN (%(viewer)s, c.author_id)
                         OR c.replied_author_id IN (SELECT id FROM followed))))))
-),
+)
+"""
+
+ORACLE = (
+    VISIBLE
+    + """,
 numbered AS (
     SELECT id, key, row_number() OVER (ORDER BY id) AS rn FROM visible
 ),
@@ -43,6 +48,7 @@ SELECT id FROM spaced
 WHERE distance IS NULL OR distance > %(repeat_distance)s
 ORDER BY id DESC
 """
+)
 
 
 async def fetch_oracle(connection: Connection, viewer: int, repeat_distance: int) -> list[int]:
@@ -51,3 +57,9 @@ async def fetch_oracle(connection: Connection, viewer: int, repeat_distance: int
         ORACLE, {"viewer": viewer, "repeat_distance": repeat_distance}
     )
     return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def fetch_visible(connection: Connection, viewer: int) -> set[int]:
+    """Returns the ids that rules 1 and 2 let a viewer see."""
+    cursor = await connection.execute(VISIBLE + " SELECT id FROM visible", {"viewer": viewer})
+    return {int(row[0]) for row in await cursor.fetchall()}

@@ -2,9 +2,10 @@
 worker stepped by hand, real PostgreSQL and Valkey beneath."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 from chirp.v1 import (
@@ -19,6 +20,7 @@ from chirp.v1 import (
 from eventlog import runner
 from eventlog.contract import EventLog
 from eventlog.runner import Runner
+from eventlog.valkey_streams import ValkeyStreams
 from mesh.server import Opener, Process
 from mesh.settings import Settings
 from ops import embedded
@@ -33,6 +35,8 @@ from tests.oracle import fetch_oracle
 from workers import fanout_worker, outbox_relay
 from workers.fanout_worker import FanoutWorker
 from workers.outbox_relay import Relay
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -131,10 +135,11 @@ class World:
                 graph_pb2.MuteUserRequest(id=other.id), metadata=user.metadata
             )
 
-    async def home(self, viewer: Account, *, limit: int = 20, since_id: int = 0) -> list[int]:
+    async def home(
+        self, viewer: Account, *, limit: int = 20, since_id: int = 0, cursor: str = ""
+    ) -> list[int]:
         """Returns the ids of all pages of a home timeline, laid end to end."""
         ids: list[int] = []
-        cursor = ""
         while True:
             page = await self.home_page(viewer, limit=limit, cursor=cursor, since_id=since_id)
             ids += [tweet.id for tweet in page.tweets]
@@ -162,6 +167,12 @@ class World:
         """Moves everything committed to the event log."""
         while await self.relay.step(self.relay_connection):
             pass
+
+    async def replace_relay(self) -> None:
+        """Another relay takes over, as after a crash."""
+        event_log = ValkeyStreams(self.eventlog, self.settings)
+        self.relay = Relay(self.pool, event_log, self.settings)
+        await self.relay.take_over(self.relay_connection)
 
     async def rewind(self) -> None:
         """Lets fan-out begin again with the oldest record of the log."""
@@ -230,6 +241,16 @@ async def open_world(settings: Settings) -> AsyncGenerator[World]:
             worker=worker,
             fanout=fanout,
         )
+
+
+async def allowed(call: Awaitable[T]) -> T | None:
+    """Awaits a call; None where one of the two blocks the other."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        if error.code() != grpc.StatusCode.PERMISSION_DENIED:
+            raise
+        return None
 
 
 def _with_feeds(opener: Opener, feeds: list[PurgeFeed]) -> Opener:

@@ -21,7 +21,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import psycopg
 from chirp.v1 import events_pb2
 
 from eventlog.contract import EventLog, Fenced, LogLost, Outgoing, RecordsMissed
@@ -81,7 +80,7 @@ class Relay:
                         log.info("this relay leads, fence %d", self._fence)
                         await self._lead(connection, backoff)
                     finally:
-                        await _stop_leading(connection)
+                        await outbox.stop_leading(connection)
             except Fenced as error:
                 log.warning("stands by again: %s", error)
             except Exception as error:
@@ -253,14 +252,6 @@ class Settled:
             self._noted = None
         if self._noted is None:
             self._noted = last_id, newest
-
-
-async def _stop_leading(connection: Connection) -> None:
-    try:
-        await outbox.stop_leading(connection)
-    except psycopg.Error:
-        # The lock lives as long as the connection: it must not go back into the pool with it.
-        await connection.close()
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 #!lua name=chirp_timelines
--- Windows: sorted lists of timeline entries, in Valkey. One library for one shard's data.
+-- Windows: sorted lists of timeline entries, in Valkey. One library for one shard's data; its second
+-- part, fan-out, stands in followers.lua and is loaded together with this one.
 --
 -- Keys, all of one shard {sN}:
 --   timeline:{sN}:<viewer>    window: the viewer's home timeline, candidates before the rules
@@ -19,9 +20,8 @@
 -- Ids are compared as two numbers of 32 bits: Lua compares strings by the server's locale.
 
 local MARK = 4294967295
--- How far from its end a follower list is searched before a follower is appended: a repeated event
--- is a recent one, and a follower who stands twice is served twice, which changes nothing.
-local REPLAYED = 2000
+-- How many entries of a window Valkey compares in the time that a push to its head takes.
+local ENTRIES_A_UNIT = 100
 local COMPLETE, call, unpack_id
 
 -- Valkey lends its libraries to a function when it runs, not when it is loaded.
@@ -42,200 +42,70 @@ local function trim(key, n, length)
 end
 
 -- Inserts an entry that is not newer than the head: late, repeated, or into a window being rebuilt.
-local function insert_late(key, entry, hi, lo, length)
-  local from, step, building = 0, 16, false
-  while true do
-    local elements = call('LRANGE', key, from, from + step - 1)
-    for _, element in ipairs(elements) do
-      local ehi, elo = unpack_id('>I4I4', element)
-      if ehi == hi and elo == lo then return 0 end
-      if ehi < hi or (ehi == hi and elo < lo) then
-        -- Behind a mark one entry more than a window is kept: so nothing that was trimmed belongs
-        -- into the window, and a rebuild sees that there was more.
-        trim(key, call('LINSERT', key, 'BEFORE', element, entry), building and length + 2 or length)
-        return 1
-      end
-      if ehi == MARK then building = true end
+-- Looks for its place in steps that double from the head, where late entries mostly belong, then
+-- halve. Returns as `push` does.
+local function insert_late(key, entry, hi, lo, length, building)
+  local newer, older, pivot, step, probes = -1, call('LLEN', key), nil, 1, 0
+  while older - newer > 1 do
+    local middle = math.min(newer + step, math.floor((newer + older) / 2))
+    local element = call('LINDEX', key, middle)
+    local ehi, elo = unpack_id('>I4I4', element)
+    probes, step = probes + 1, step * 2
+    if ehi == hi and elo == lo then return 0, 1 + probes end
+    if ehi > hi or (ehi == hi and elo > lo) then
+      newer = middle
+    else
+      older, pivot = middle, element
     end
-    if #elements < step then break end
-    from = from + step
-    step = step * 4
+  end
+  local cost = 2 + probes + math.floor(older / ENTRIES_A_UNIT)
+  if pivot then
+    -- Behind a mark one entry more than a window is kept: so nothing that was trimmed belongs into
+    -- the window, and a rebuild sees that there was more.
+    trim(key, call('LINSERT', key, 'BEFORE', pivot, entry), building and length + 2 or length)
+    return 1, cost
   end
   -- Older than all: below the floor of a built window, but one being rebuilt takes everything.
-  if not building then return 0 end
+  if not building then return 0, cost end
   call('RPUSH', key, entry)
-  return 1
+  return 1, cost
 end
 
--- Inserts an entry in its place in a window that exists. Returns 1 where it was not there.
+-- Inserts an entry in its place in a window that exists. Returns 1 where it was not there, and what
+-- it cost: 1 is about 2 us, an entry put at the head.
 local function push(key, entry, hi, lo, length)
   local head = call('LINDEX', key, 0)
-  if not head then return 0 end
+  if not head then return 0, 1 end
   local hhi, hlo = unpack_id('>I4I4', head)
   if hhi < hi or (hhi == hi and hlo < lo) then
     trim(key, call('LPUSH', key, entry), length)
-    return 1
+    return 1, 1
   end
-  return insert_late(key, entry, hi, lo, length)
+  return insert_late(key, entry, hi, lo, length, hhi == MARK)
 end
 
 -- Removes an entry. A rebuild that runs may have read it before it was deleted: it starts over.
+-- Returns as `push` does.
 local function remove(key, entry)
   local head = call('LINDEX', key, 0)
-  if not head then return 0 end
+  if not head then return 0, 1 end
   if unpack_id('>I4', head) == MARK then
     call('DEL', key)
-    return 0
+    return 0, 1
   end
-  return call('LREM', key, 1, entry)
-end
-
-local function fenced(key, fence)
-  local seen = call('GET', key)
-  if seen and tonumber(seen) > fence then return false end
-  if not seen or tonumber(seen) < fence then
-    call('SET', key, string.format('%.0f', fence))
-  end
-  return true
-end
-
--- fanout: applies a batch of changes of one log partition to one shard.
--- KEYS 1 fence:{sN}:<partition>
--- ARGV 1 fence, 2 '{sN}', 3 window length, 4 deliveries to try in this call,
---      5 followers of one tweet to serve before it is the next one's turn, then for each change:
---      op, author, argument, progress
---   op 'push':     argument = entry, to every follower's timeline that exists
---   op 'push_active': argument = entry, to every follower's timeline that exists and whose reader
---                  has a lease; one without is dropped, because it would miss the entry
---   op 'remove':   argument = entry, from every follower's timeline that exists
---   op 'follow':   argument = follower: into the follower list where it exists, timeline dropped
---   op 'unfollow': argument = follower, likewise
---   op 'timeline', 'untimeline', 'recent', 'unrecent': argument = entry, into or out of the one
---                  window of the author
--- progress is '' or what an earlier call returned for this change.
--- Returns {inserted, progress of each change}; progress is 'done', 'missing' (no follower list:
--- load it and call again), '' (not begun), or '<offset> <generation>' (call again with it).
--- Changes of one author are applied in the order given: behind one that is not done, its later
--- ones wait. Raises FENCED where a newer owner of the partition was here.
-local function fanout(keys, argv)
-  local fence = tonumber(argv[1])
-  if not fenced(keys[1], fence) then
-    return server.error_reply('FENCED a newer owner of this partition was here')
-  end
-  local tag, length = argv[2], tonumber(argv[3])
-  local budget, chunk = tonumber(argv[4]), tonumber(argv[5])
-  local timeline, followers_of = 'timeline:' .. tag .. ':', 'followers:' .. tag .. ':'
-  local lease = 'lease:' .. tag .. ':'
-  local inserted, waiting, replies = 0, {}, {}
-
-  local function deliver(op, author, entry, progress)
-    local key = followers_of .. author
-    local offset, generation = 1, nil
-    if progress ~= '' then
-      local cut = string.find(progress, ' ', 1, true)
-      offset = tonumber(string.sub(progress, 1, cut - 1))
-      generation = string.sub(progress, cut + 1)
-      if call('LINDEX', key, 0) ~= generation then offset, generation = 1, nil end
-    end
-    local turn = math.min(chunk, budget)
-    local members = call('LRANGE', key, generation and offset or 0, offset + turn - 1)
-    local first = 1
-    if not generation then
-      if #members == 0 then return 'missing' end
-      generation = members[1]
-      first = 2
-    end
-    local hi, lo = unpack_id('>I4I4', entry)
-    if op == 'push' then
-      for i = first, #members do
-        inserted = inserted + push(timeline .. members[i], entry, hi, lo, length)
-      end
-    elseif op == 'push_active' then
-      for i = first, #members do
-        local window = timeline .. members[i]
-        if call('EXISTS', window) == 1 then
-          if call('EXISTS', lease .. members[i]) == 1 then
-            inserted = inserted + push(window, entry, hi, lo, length)
-          else
-            call('DEL', window)
-          end
-        end
-      end
-    else
-      for i = first, #members do
-        inserted = inserted + remove(timeline .. members[i], entry)
-      end
-    end
-    local served = #members - first + 1
-    budget = budget - served
-    if served < turn then return 'done' end
-    return string.format('%.0f %s', offset + served, generation)
-  end
-
-  for i = 6, #argv, 4 do
-    local op, author, argument, progress = argv[i], argv[i + 1], argv[i + 2], argv[i + 3]
-    local reply = 'done'
-    if waiting[author] then
-      reply = progress
-    elseif op == 'push' or op == 'push_active' or op == 'remove' then
-      reply = budget > 0 and deliver(op, author, argument, progress) or progress
-      if reply ~= 'done' then waiting[author] = true end
-    elseif op == 'follow' or op == 'unfollow' then
-      local key = followers_of .. author
-      if op == 'unfollow' then
-        call('LREM', key, 0, argument)
-      elseif call('LINDEX', key, 0)
-        and not call('LPOS', key, argument, 'RANK', -1, 'MAXLEN', REPLAYED) then
-        call('RPUSH', key, argument)
-      end
-      call('DEL', timeline .. argument, 'viewer:' .. tag .. ':' .. argument)
-    else
-      local hi, lo = unpack_id('>I4I4', argument)
-      local window = (op == 'timeline' or op == 'untimeline') and timeline or 'recent:' .. tag .. ':'
-      if op == 'timeline' or op == 'recent' then
-        inserted = inserted + push(window .. author, argument, hi, lo, length)
-      else
-        inserted = inserted + remove(window .. author, argument)
-      end
-    end
-    replies[#replies + 1] = reply
-  end
-  return {inserted, replies}
-end
-
--- load_followers: appends to a follower list that is being made beside the one in use.
--- KEYS 1 fence, 2 followers:{sN}:<author>   ARGV 1 fence, 2 '1' where this is the last part,
--- 3 '1' where it is the first, 4 generation, then followers
-local function load_followers(keys, argv)
-  if not fenced(keys[1], tonumber(argv[1])) then
-    return server.error_reply('FENCED a newer owner of this partition was here')
-  end
-  local making = keys[2] .. ':making'
-  if argv[3] == '1' then
-    call('DEL', making)
-    call('RPUSH', making, '*' .. argv[4])
-  end
-  for i = 5, #argv, 1000 do
-    call('RPUSH', making, unpack(argv, i, math.min(i + 999, #argv)))
-  end
-  if argv[2] == '1' then
-    call('RENAME', making, keys[2])
-  else
-    call('EXPIRE', making, 60)
-  end
-  return 1
+  return call('LREM', key, 1, entry), 1 + math.floor(call('LLEN', key) / ENTRIES_A_UNIT)
 end
 
 -- push_own: puts an author's new entry into the own window, outside the event log's order.
 -- KEYS 1 window   ARGV 1 entry, 2 length   Returns 1 where it was inserted.
 local function push_own(keys, argv)
   local hi, lo = unpack_id('>I4I4', argv[1])
-  return push(keys[1], argv[1], hi, lo, tonumber(argv[2]))
+  return (push(keys[1], argv[1], hi, lo, tonumber(argv[2])))
 end
 
 -- remove_own: takes an author's entry out of the own window.  KEYS 1 window   ARGV 1 entry
 local function remove_own(keys, argv)
-  return remove(keys[1], argv[1])
+  return (remove(keys[1], argv[1]))
 end
 
 -- begin_rebuild: marks an absent window as being rebuilt.
@@ -303,8 +173,6 @@ local function commit_rebuild(keys, argv)
   return 1
 end
 
-server.register_function('chirp_fanout', ready(fanout))
-server.register_function('chirp_load_followers', ready(load_followers))
 server.register_function('chirp_push_own', ready(push_own))
 server.register_function('chirp_remove_own', ready(remove_own))
 server.register_function('chirp_begin_rebuild', ready(begin_rebuild))

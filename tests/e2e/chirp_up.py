@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from ops import embedded, stack
+from tests import ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_TIMEOUT_S = 60.0
@@ -154,7 +155,8 @@ def run_chirp(*arguments: str, **environment: str) -> subprocess.CompletedProces
 
 def plain_environment() -> dict[str, str]:
     """The environment without settings of whoever runs the tests."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("CHIRP_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CHIRP_")}
+    return {**kept, "CHIRP_FREE_PORTS": ports.OF_CHIRP_UP}
 
 
 def descendants(process_id: int) -> list[int]:

@@ -41,6 +41,7 @@ SERVICES = {
     "notification_server": ("NotificationService",),
     "outbox_relay": (),
     "fanout_worker": (),
+    "trend_worker": ("TrendCountService",),
     "notification_worker": (),
 }
 DESCRIPTORS = {
@@ -228,6 +229,7 @@ def local_gateway(folder: Path, settings: Settings, ports: dict[str, list[int]])
         notification_server=endpoints("notification_server"),
         outbox_relay=endpoints("outbox_relay"),
         fanout_worker=endpoints("fanout_worker"),
+        trend_worker=endpoints("trend_worker"),
         notification_worker=endpoints("notification_worker"),
         descriptor=Path(__file__).parents[2] / "gen" / "descriptor.binpb",
         jwks=settings.keys / tokens.JWKS_FILE,

@@ -1,9 +1,7 @@
 """The main job through the gateway of a real `chirp up --replicas 2`: REST and gRPC on one port."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -13,46 +11,7 @@ from chirp.v1 import timeline_pb2, timeline_pb2_grpc, tweet_pb2, tweet_pb2_grpc
 from chirp_up import chirp_up, data_folder
 
 from ops import embedded
-
-VISIBLE_WITHIN_S = 5.0
-PASSWORD = "correct horse battery"
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """Somebody with a token, and calls on the gateway."""
-
-    client: httpx.Client
-    id: str
-    username: str
-    token: str
-
-    def call(self, method: str, path: str, body: object = None, **query: object) -> httpx.Response:
-        return self.client.request(
-            method,
-            path,
-            json=body,
-            params={name: str(value) for name, value in query.items()},
-            headers={"authorization": f"Bearer {self.token}"},
-        )
-
-    def post(self, content: str, **fields: object) -> dict[str, Any]:
-        answer = self.call("POST", "/api/tweets", {"content": content, **fields})
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def home(self, limit: int = 20) -> list[str]:
-        """All pages laid end to end."""
-        ids: list[str] = []
-        cursor: dict[str, str] = {}
-        while True:
-            answer = self.call("GET", "/api/timeline/home", limit=limit, **cursor)
-            assert answer.status_code == 200, answer.text
-            page = answer.json()
-            ids += [tweet["id"] for tweet in page["tweets"]]
-            if not page["hasMore"]:
-                return ids
-            cursor = {"cursor": page["nextCursor"]}
+from tests.e2e.people import PASSWORD, sign_up, until
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +24,6 @@ def client() -> Iterator[httpx.Client]:
             up.wait_until_ready()
             with httpx.Client(base_url=up.url, timeout=10) as opened:
                 yield opened
-
-
-def sign_up(client: httpx.Client, name: str) -> Person:
-    answer = client.post("/api/users", json={"username": name, "password": PASSWORD})
-    assert answer.status_code == 200, answer.text
-    body = answer.json()
-    return Person(client, body["user"]["id"], name, body["accessToken"])
-
-
-def until(seen: Callable[[], object], wanted: object) -> None:
-    deadline = time.monotonic() + VISIBLE_WITHIN_S
-    while (got := seen()) != wanted:
-        assert time.monotonic() < deadline, f"{got} is not {wanted}"
-        time.sleep(0.02)
 
 
 def test_a_post_reaches_its_followers_pushed_or_pulled(client: httpx.Client) -> None:
@@ -139,9 +84,117 @@ def test_a_tweet_as_json_is_as_the_contract_says(client: httpx.Client) -> None:
         "retweetCount": "0",
         "replyCount": "0",
         "quoteCount": "0",
+        "liked": False,
+        "retweeted": False,
     }
     assert (reply["replyTo"], reply["conversationId"]) == (tweet["id"], tweet["id"])
     assert client.get(f"/api/tweets/{tweet['id']}").json()["replyCount"] == "1"
+
+
+def test_likes_retweets_and_their_lists(client: httpx.Client) -> None:
+    author, fan = sign_up(client, "liked_author"), sign_up(client, "liking_fan")
+    fan.call("POST", f"/api/users/{author.id}/follow")
+    path = f"/api/tweets/{author.post('like me')['id']}"
+
+    liked, retweeted = (
+        [fan.call("POST", f"{path}/{action}").json() for _ in range(2)][-1]
+        for action in ("like", "retweet")
+    )
+    assert (liked["likeCount"], liked["liked"]) == ("1", True)
+    assert (retweeted["id"], retweeted["retweetCount"]) == (liked["id"], "1")
+    assert (retweeted["liked"], retweeted["retweeted"]) == (True, True)
+    anonymous = client.get(path).json()
+    assert "liked" not in anonymous and "retweeted" not in anonymous
+    author.call("POST", f"{path}/like")
+
+    likers = client.get(f"{path}/likes", params={"limit": 1}).json()
+    rest = fan.call("GET", f"{path}/likes", limit=1, cursor=likers["nextCursor"]).json()
+    assert [user["id"] for user in likers["users"]] == [author.id]
+    assert ([user["id"] for user in rest["users"]], rest["hasMore"]) == ([fan.id], False)
+    assert "following" not in likers["users"][0] and rest["users"][0]["following"] is False
+    retweeters = client.get(f"{path}/retweets").json()
+    assert [user["username"] for user in retweeters["users"]] == ["liking_fan"]
+
+    # The own retweet is an entry of the own timeline, and stands there with its original.
+    of_fan = fan.call("GET", f"/api/timeline/user/{fan.id}").json()["tweets"]
+    assert [tweet["retweetedTweet"]["liked"] for tweet in of_fan] == [True]
+    unliked, undone = (
+        [fan.call("DELETE", f"{path}/{action}").json() for _ in range(2)][-1]
+        for action in ("like", "retweet")
+    )
+    assert (unliked["likeCount"], unliked["liked"]) == ("1", False)
+    assert (undone["retweetCount"], undone["retweeted"]) == ("0", False)
+    fan.call("POST", f"{path}/retweet")
+    (redone,) = fan.call("GET", f"/api/timeline/user/{fan.id}").json()["tweets"]
+    assert redone["id"] != of_fan[0]["id"]
+    assert fan.call("DELETE", f"/api/tweets/{redone['id']}").json() == {}
+    assert client.get(path).json()["retweetCount"] == "0"
+
+
+def test_a_thread_with_its_gone_member(client: httpx.Client) -> None:
+    author, other = sign_up(client, "thread_author"), sign_up(client, "thread_other")
+    root = author.post("root")["id"]
+    middle = other.post("middle", replyTo=root)["id"]
+    last = author.post("last", replyTo=middle, quoteOf=root)["id"]
+    replies = [other.post(f"reply {n}", replyTo=last)["id"] for n in range(3)]
+    author.call("POST", f"/api/tweets/{root}/like")
+    other.call("DELETE", f"/api/tweets/{middle}")
+
+    first = author.call("GET", f"/api/tweets/{last}/thread", limit=2).json()
+    rest = client.get(
+        f"/api/tweets/{last}/thread", params={"limit": 2, "cursor": first["nextCursor"]}
+    ).json()
+
+    assert [tweet["id"] for tweet in first["ancestors"]] == [root, middle]
+    gone = first["ancestors"][1]
+    assert (gone["gone"], gone["content"], gone["replyTo"]) == (True, "", root)
+    assert first["ancestors"][0]["liked"] is True
+    assert (first["tweet"]["id"], first["tweet"]["quotedTweet"]["id"]) == (last, root)
+    pages = [[tweet["id"] for tweet in page["replies"]] for page in (first, rest)]
+    assert pages == [replies[:2], replies[2:]]
+    assert (first["hasMore"], rest["hasMore"], rest["nextCursor"]) == (True, False, "")
+    members = (*first["ancestors"], first["tweet"], *first["replies"])
+    assert {tweet["conversationId"] for tweet in members} == {root}
+    assert client.get(f"/api/tweets/{middle}/thread").status_code == 404
+
+
+def test_blocks_mutes_and_explanations(client: httpx.Client) -> None:
+    author, blocker = sign_up(client, "block_author"), sign_up(client, "block_blocker")
+    blocker.call("POST", f"/api/users/{author.id}/follow")
+    tweet, own = author.post("read me")["id"], blocker.post("own")["id"]
+    until(blocker.home, [own, tweet])
+
+    def explained() -> tuple[bool, str]:
+        path = "/api/timeline/home:explain"
+        answer = blocker.call("GET", path, tweetId=tweet).json()
+        assert answer["sentence"]
+        return answer["shown"], answer["reason"]
+
+    assert explained() == (True, "EXPLAIN_REASON_SHOWN")
+    assert blocker.call("POST", f"/api/users/{author.id}/mute").json()["muted"] is True
+    until(blocker.home, [own])
+    assert explained() == (False, "EXPLAIN_REASON_MUTED")
+    assert blocker.call("DELETE", f"/api/users/{author.id}/mute").json()["muted"] is False
+    until(blocker.home, [own, tweet])
+
+    blocked = blocker.call("POST", f"/api/users/{author.id}/block").json()
+    assert (blocked["blocked"], blocked["following"]) == (True, False)
+    until(blocker.home, [own])
+    for who, path, body in (
+        (author, f"/api/tweets/{own}/like", None),
+        (blocker, f"/api/tweets/{tweet}/retweet", None),
+        (author, "/api/tweets", {"content": "x", "replyTo": own}),
+        (blocker, "/api/tweets", {"content": "x", "quoteOf": tweet}),
+        (author, f"/api/users/{blocker.id}/follow", None),
+    ):
+        refused = who.call("POST", path, body)
+        assert refused.status_code == 403, refused.text
+        assert refused.json()["details"][0]["reason"] == "BLOCKED"
+    assert author.call("GET", f"/api/tweets/{own}").status_code == 200
+    assert blocker.call("DELETE", f"/api/users/{author.id}/block").json()["blocked"] is False
+    assert author.call("POST", f"/api/tweets/{own}/like").json()["likeCount"] == "1"
+    own_block = author.call("POST", f"/api/users/{author.id}/block")
+    assert (own_block.status_code, own_block.json()["details"][0]["reason"]) == (400, "SELF_BLOCK")
 
 
 def test_a_deleted_tweet_is_gone_everywhere(client: httpx.Client) -> None:
@@ -162,6 +215,34 @@ def test_a_deleted_tweet_is_gone_everywhere(client: httpx.Client) -> None:
     assert [tweet["id"] for tweet in batch["tweets"]] == [kept]
 
 
+def test_a_tag_that_people_use_trends_is_streamed_and_explained(client: httpx.Client) -> None:
+    people = [sign_up(client, f"trend_{n}") for n in range(3)]
+    path = "/api/trends:stream?limit=50"
+    for person in people:
+        person.post("Look: #Comet", location="nl-nh")
+
+    def comet() -> list[tuple[str, int, int]]:
+        trends = client.get("/api/trends/nl").json()["trends"]
+        found = [trend for trend in trends if trend["name"] == "comet"]
+        return [(trend["tag"], trend["count"], trend["authors"]) for trend in found]
+
+    until(comet, [("Comet", 3, 3)])
+    explained = client.get("/api/trends/nl-nh/Comet:explain").json()
+    with client.stream("GET", path, headers={"accept": "text/event-stream"}) as stream:
+        lines = stream.iter_lines()
+        first = json.loads(next(lines).removeprefix("data: "))["item"]
+        for person in people:
+            person.post("And now #Meteor")
+        changes: list[Any] = []
+        while not any(change["trend"]["tag"] == "Meteor" for change in changes):
+            line = next(lines)
+            changes = json.loads(line[6:]).get("item", {}).get("changes", []) if line else []
+
+    assert "Comet" in [trend["tag"] for trend in first["trends"]]
+    assert (explained["thisHour"], explained["lastHour"], len(explained["buckets"])) == (3, 0, 60)
+    assert changes[-1]["kind"] in ("TREND_CHANGE_KIND_ENTERED", "TREND_CHANGE_KIND_MOVED")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "reason", "field"),
     [
@@ -171,6 +252,17 @@ def test_a_deleted_tweet_is_gone_everywhere(client: httpx.Client) -> None:
         ("GET", "/api/timeline/home?nonsense=1", 400, "INVALID_ARGUMENT", None),
         ("GET", "/api/timeline/user/1", 404, "USER_NOT_FOUND", None),
         ("GET", "/api/tweets/1", 404, "TWEET_NOT_FOUND", None),
+        ("POST", "/api/tweets/1/like", 404, "TWEET_NOT_FOUND", None),
+        ("DELETE", "/api/tweets/1/retweet", 404, "TWEET_NOT_FOUND", None),
+        ("POST", "/api/tweets/-1/retweet", 400, "INVALID_ARGUMENT", "id"),
+        ("GET", "/api/tweets/1/thread?limit=0", 400, "INVALID_ARGUMENT", "limit"),
+        ("GET", "/api/tweets/1/likes?cursor=broken", 400, "INVALID_ARGUMENT", "cursor"),
+        ("GET", "/api/timeline/home:explain", 400, "INVALID_ARGUMENT", "tweetId"),
+        ("POST", "/api/users/1/mute", 404, "USER_NOT_FOUND", None),
+        ("GET", "/api/trends?order=loudest", 400, "INVALID_ARGUMENT", "order"),
+        ("GET", "/api/trends/US", 400, "INVALID_ARGUMENT", "location"),
+        ("GET", "/api/trends/world:stream?limit=0", 400, "INVALID_ARGUMENT", "limit"),
+        ("GET", "/api/trends/world/12:explain", 400, "INVALID_ARGUMENT", "tag"),
         ("GET", "/api/nothing", 404, "NOT_FOUND", None),
         ("PUT", "/api/tweets", 404, "NOT_FOUND", None),
         ("POST", "/api/tweets", 400, "INVALID_ARGUMENT", "content"),

@@ -1,104 +1,35 @@
 """Fan-out into one shard of a real Valkey."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import pytest
 import pytest_asyncio
 
-from domain.ids import TweetId, UserId
-from domain.timeline import NO_TWEET, NOBODY, Entry, Window
+from domain.ids import UserId
+from domain.timeline import Window
 from mesh.settings import Settings
-from storage import followers, timelines, valkey
-from storage.followers import Change, FollowerStore
-from storage.timelines import TimelineStore, WindowKind, encode
-from storage.valkey import Valkey
-
-BUDGET = 8
-SMALL, OTHER_SMALL, HUGE = UserId(1), UserId(2), UserId(3)
-FOLLOWER = UserId(50)
-CROWD = [UserId(number) for number in range(1_000, 1_060)]
-
-
-def entry(tweet: int, author: UserId) -> Entry:
-    return (TweetId(tweet), author, NO_TWEET, NOBODY)
-
-
-def push(tweet: int, author: UserId) -> Change:
-    return Change("push", author, encode(entry(tweet, author)))
-
-
-def remove(tweet: int, author: UserId) -> Change:
-    return Change("remove", author, encode(entry(tweet, author)))
-
-
-@dataclass
-class Shard:
-    """One shard, the graph that it asks, and what is looked at after each call."""
-
-    cache: Valkey
-    store: FollowerStore
-    timelines: TimelineStore
-    graph: dict[UserId, list[UserId]]
-    loaded: list[UserId] = field(default_factory=list[UserId])
-
-    async def apply(self, *changes: Change, fence: int = 1) -> int:
-        async def load(author: UserId) -> Sequence[int]:
-            self.loaded.append(author)
-            return list(self.graph.get(author, []))
-
-        return await self.store.apply(shard=0, partition=0, fence=fence, changes=changes, load=load)
-
-    async def materialise(self, *viewers: UserId) -> None:
-        for viewer in viewers:
-            mark = await self.timelines.begin_rebuild(WindowKind.TIMELINE, viewer)
-            assert mark is not None
-            empty = Window([], 0)
-            await self.timelines.commit_rebuild(WindowKind.TIMELINE, viewer, mark, empty)
-
-    async def timeline(self, viewer: UserId) -> list[int] | None:
-        window = await self.timelines.fetch(WindowKind.TIMELINE, viewer)
-        return None if window is None else [tweet for tweet, *_ in window.entries]
-
-    async def list_of(self, author: UserId) -> list[int]:
-        key = f"followers:{{s0}}:{author}"
-        members: list[bytes] = await self.cache.lrange(key, 0, -1)  # pyright: ignore
-        return [int(member) for member in members[1:]]
-
-    def after_each_call(
-        self, monkeypatch: pytest.MonkeyPatch, look: Callable[[], Awaitable[object]]
-    ) -> list[Any]:
-        """Notes what `look` sees after each call of a function."""
-        seen: list[Any] = []
-        fcall: Callable[..., Awaitable[Any]] = self.cache.fcall  # pyright: ignore
-
-        async def watched(*arguments: Any) -> Any:
-            answer = await fcall(*arguments)
-            seen.append(await look())
-            return answer
-
-        monkeypatch.setattr(self.cache, "fcall", watched)
-        return seen
+from storage import followers
+from storage.followers import Change
+from storage.timelines import WindowKind, encode
+from tests.shards import (
+    BUDGET,
+    CROWD,
+    FOLLOWER,
+    HUGE,
+    OTHER_SMALL,
+    SMALL,
+    Shard,
+    entry,
+    open_shard,
+    push,
+    remove,
+)
 
 
 @pytest_asyncio.fixture
 async def shard(backing: Settings) -> AsyncGenerator[Shard]:
-    small = backing.model_copy(update={"timeline_shards": 1, "fanout_chunk_deliveries": BUDGET})
-    async with valkey.connect(small.valkey_url, small) as cache:
-        await cache.flushall()
-        await timelines.load_functions(cache)
-        yield Shard(
-            cache,
-            FollowerStore(cache, small),
-            TimelineStore(cache, small),
-            {
-                SMALL: [FOLLOWER],
-                OTHER_SMALL: [FOLLOWER],
-                HUGE: CROWD,
-                **{UserId(number): CROWD for number in range(100, 200)},
-            },
-        )
+    async with open_shard(backing) as opened:
+        yield opened
 
 
 async def test_missing_list_is_loaded_once_and_used_again(shard: Shard):

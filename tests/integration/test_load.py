@@ -103,6 +103,31 @@ async def test_a_graph_is_loaded_with_counts_and_tiers(
         (graph_id(4), graph_id(1)),
     ]
     assert len({row[2] for row in follows}) == 5
+    crossings = await rows(
+        settings, "SELECT user_id, from_tier, to_tier, follower_count FROM tier_changes ORDER BY id"
+    )
+    # Larger batches pass the lower line on the way.
+    expected = [(1, 2, 2), (2, 3, 3)] if per_batch == 1 else [(1, 3, 3)]
+    assert crossings == [(graph_id(3), *crossing) for crossing in expected]
+
+
+async def test_a_follow_between_two_of_whom_one_blocks_the_other_is_left_out(
+    settings: Settings, tmp_path: Path
+):
+    await load_follows(settings, written(tmp_path, "4,1\n", "first.csv"))
+    async with database.open_pool(settings, size_max=1) as pool, pool.connection() as connection:
+        await connection.execute("DELETE FROM follows")
+        await connection.execute("UPDATE users SET follower_count = 0, following_count = 0")
+        await connection.execute(
+            "INSERT INTO blocks (blocker_id, blocked_id) VALUES (%s, %s)",
+            (graph_id(1), graph_id(4)),
+        )
+
+    done = await load_follows(settings, written(tmp_path, GRAPH + "1,4\n"))
+
+    assert done.follows == 4
+    assert (await counts(settings))[0] == ("ego_1", 0, 2, 1)
+    assert (await counts(settings))[3] == ("ego_4", 0, 1, 1)
 
 
 async def test_loading_again_changes_nothing(settings: Settings, tmp_path: Path):

@@ -12,7 +12,12 @@ from tests.world import World, open_world
 
 @pytest_asyncio.fixture
 async def world(settings: Settings) -> AsyncGenerator[World]:
-    changed = {"influencer_followers": 4, "fanout_chunk_deliveries": 2, "consumer_batch": 7}
+    changed = {
+        "influencer_followers": 4,
+        "celebrity_followers": 4,
+        "fanout_chunk_deliveries": 2,
+        "consumer_batch": 7,
+    }
     async with open_world(settings.model_copy(update=changed)) as opened:
         yield opened
 
@@ -54,7 +59,7 @@ async def test_replay_of_tweets_replies_and_deletions_leaves_every_list_as_it_wa
     await insert_follows(world, people, people)
     async with world.pool.connection() as connection:
         # Over the line from the start: one of them is pulled.
-        await connection.execute("UPDATE users SET tier = 2 WHERE id = %s", (star.id,))
+        await connection.execute("UPDATE users SET tier = 3 WHERE id = %s", (star.id,))
     for person in people:
         await world.home(person)
     posted: list[tuple[Account, int]] = []

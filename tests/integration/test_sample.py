@@ -3,11 +3,13 @@ from collections.abc import AsyncGenerator
 
 import pytest_asyncio
 
+from domain import sample_tweets
 from domain.ids import UserId
 from mesh.settings import Settings
 from ops import sample
 from tests.integration.accounts import Account
 from tests.notified import KIND, open_notified
+from tests.trend_world import open_trend_world
 from tests.world import World, open_world
 
 FAMOUS = 300  # followers that make an influencer here: some of the sample's people have more
@@ -20,6 +22,21 @@ async def world(settings: Settings) -> AsyncGenerator[World]:
         assert await sample.is_empty(few)
         await sample.make(few, show_progress=False)
         yield opened
+
+
+async def test_its_tags_trend_at_once(settings: Settings):
+    async with open_trend_world(settings) as world:
+        await world.drain()
+
+        await sample.make(settings, show_progress=False)
+        world.now_ms = time.time_ns() // 1_000_000
+        await world.drain()
+        trends = (await world.list(order="rising")).trends
+        places = [await world.list(place) for place in ("us", "fr", "de")]
+
+    assert trends[0].name == sample_tweets.RISING
+    assert trends[0].authors > 50
+    assert any(not place.fallback_from for place in places)
 
 
 async def sign_in(world: World, username: str) -> Account:
@@ -51,7 +68,7 @@ async def test_the_sample_world_is_whole(world: World):
         "SELECT t.id FROM tweets AS t JOIN users AS u ON u.id = t.author_id"
         " LEFT JOIN tweets AS p ON p.id = t.reply_to WHERE"
         " t.reply_count <> (SELECT count(*) FROM tweets AS r WHERE r.reply_to = t.id)"
-        " OR t.delivery <> CASE WHEN u.tier = 1 THEN 1 ELSE 2 END"
+        " OR t.delivery <> CASE u.tier WHEN 1 THEN 1 WHEN 2 THEN 3 ELSE 2 END"
         " OR t.replied_author_id IS DISTINCT FROM p.author_id OR p.id > t.id"
         " OR t.conversation_id <> coalesce(p.conversation_id, t.id)"
         " OR t.created_at > now() OR t.created_at < now() - interval '13 hours'"

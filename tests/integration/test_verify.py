@@ -24,7 +24,12 @@ from tests.world import World, open_world
 @pytest_asyncio.fixture
 async def world(settings: Settings) -> AsyncGenerator[World]:
     small = settings.model_copy(
-        update={"influencer_followers": 3, "timeline_length": 5, "repeat_distance": 4}
+        update={
+            "influencer_followers": 3,
+            "celebrity_followers": 3,
+            "timeline_length": 5,
+            "repeat_distance": 4,
+        }
     )
     async with open_world(small) as opened:
         yield opened
@@ -227,7 +232,7 @@ async def test_both_oracles_say_the_same_of_random_tweets(settings: Settings):
     async with database.open_pool(settings, size_max=1) as pool, pool.connection() as connection:
         for seed in range(30):
             random = Random(seed)
-            await connection.execute("TRUNCATE tweets, follows, users CASCADE")
+            await connection.execute("TRUNCATE tweets, follows, blocks, mutes, users CASCADE")
             await make_history(connection, random)
             for viewer in range(1, 6):
                 for distance in (1, 3, 40):
@@ -247,6 +252,10 @@ async def make_history(connection: database.Connection, random: Random) -> None:
         for other in people:
             if user != other and random.random() < 0.5:
                 await connection.execute("INSERT INTO follows VALUES (%s, %s, 1)", (user, other))
+            if user != other and random.random() < 0.1:
+                await connection.execute("INSERT INTO blocks VALUES (%s, %s)", (user, other))
+            if user != other and random.random() < 0.1:
+                await connection.execute("INSERT INTO mutes VALUES (%s, %s)", (user, other))
     written: list[tuple[int, int]] = []
     retweeted: set[tuple[int, int]] = set()
     for tweet_id in range(1, 61):
@@ -270,3 +279,36 @@ async def make_history(connection: database.Connection, random: Random) -> None:
                 random.choice((1, 2)), random.random() < 0.2,
             ),
         )  # fmt: skip
+
+
+async def test_what_differs_is_repaired_and_counted(world: World, verifying: Verifier):
+    people, _ = await story(world)
+    viewer, friend = people[0], people[1]
+    keys = Keys(world.settings.timeline_shards)
+    window = keys.window(WindowKind.TIMELINE, viewer.id)
+    cache = cast(Any, world.cache)
+    # An entry that it lacks, and a follower list by which pushes do not reach the reader.
+    await cache.lrem(window, 1, (await cache.lrange(window, 2, 2))[0])
+    await cache.lrem(f"followers:{keys.tag(viewer.id)}:{friend.id}", 0, str(viewer.id))
+    everybody = [person.id for person in people]
+
+    found = await verifying.verify(everybody, silent())
+    repaired = await verifying.verify(everybody, silent(), repair=True)
+    pushed = await world.post(friend)
+    await world.drain()
+    again = await verifying.verify(everybody, silent())
+
+    assert [difference.viewer for difference in found.differences] == [viewer.id]
+    assert found.repaired == []
+    assert repaired.differences == []
+    assert [difference.viewer for difference in repaired.repaired] == [viewer.id]
+    text = verify.summary(repaired)
+    assert f"repaired: account {viewer.id}: 10 entries in the oracle, 9 served" in text
+    assert "4 of 4 home timelines equal the oracle" in text
+    assert "repaired: 1 timelines; by all runs so far: 1" in text
+    assert again.differences == []
+    assert again.repaired_ever == 1
+    assert (await world.home(viewer))[0] == pushed.id
+    assert await world.accounts.rows(
+        "SELECT user_id, missing, extra, mended FROM timeline_repairs"
+    ) == [(viewer.id, 1, 0, True)]

@@ -21,8 +21,7 @@ from servers.purge_feed import PurgeFeed
 from tests.home_reader import HomeReader, reading
 from tests.integration.accounts import Account
 from tests.integration.conftest import serving_process
-from tests.property.test_home_timeline_oracle import allowed
-from tests.world import World, open_world
+from tests.world import World, allowed, open_world
 
 PEOPLE = 4
 WATCHED = 2  # the first two stream

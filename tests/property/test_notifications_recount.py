@@ -12,8 +12,7 @@ from eventlog.scripts import stream_key
 from mesh.settings import Settings
 from tests.integration.accounts import Account
 from tests.notified import Notified, Told, open_notified
-from tests.property.test_home_timeline_oracle import allowed
-from tests.world import open_world
+from tests.world import allowed, open_world
 
 PEOPLE = 4
 PAGE = 3

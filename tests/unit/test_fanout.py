@@ -14,16 +14,16 @@ from domain.tier import Tier
     ("tier", "delivery"),
     [
         (Tier.NORMAL, Delivery.PUSH),
-        (Tier.INFLUENCER, Delivery.PULL),
+        (Tier.INFLUENCER, Delivery.PUSH_ACTIVE),
         (Tier.CELEBRITY, Delivery.PULL),
     ],
 )
-def test_only_normal_authors_are_pushed(tier: Tier, delivery: Delivery):
+def test_each_tier_has_its_way(tier: Tier, delivery: Delivery):
     assert fanout.plan(tier) is delivery
 
 
 def test_deliveries_have_the_numbers_that_stand_in_the_database():
-    assert (Delivery.PUSH, Delivery.PULL) == (1, 2)
+    assert (Delivery.PUSH, Delivery.PULL, Delivery.PUSH_ACTIVE) == (1, 2, 3)
 
 
 @given(st.integers(1, 2**63 - 1), st.integers(1, 4096))

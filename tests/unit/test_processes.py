@@ -32,7 +32,7 @@ def test_the_target_of_several_replicas_lists_them_all() -> None:
     targets = processes.targets(ports)
 
     assert targets["CHIRP_TWEET_TARGET"] == "ipv4:127.0.0.1:21001,127.0.0.1:21002"
-    assert set(targets) == {kind.target for kind in KINDS if kind.is_server}
+    assert set(targets) == {kind.target for kind in KINDS if kind.target}
 
 
 def _addresses() -> processes.Addresses:

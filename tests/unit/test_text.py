@@ -84,7 +84,8 @@ def test_empty_and_too_short_are_told_apart() -> None:
         "https://example.org:8443/",
         "https://[::1]/",
         "https://b\u00fccher.example/\u00fc",
-        "https://example.org/" + "a" * (text.URL_LENGTH_MAX - 20),
+        "https://example.org/" + "a" * (text.URL_BYTES_MAX - 20),
+        "https://example.org/" + "\u00fc" * ((text.URL_BYTES_MAX - 20) // 2),
     ],
 )
 def test_urls_pass_as_they_are(value: str) -> None:
@@ -113,7 +114,8 @@ def test_urls_pass_as_they_are(value: str) -> None:
         "https://example.org\\@evil.example/",
         "https://example.org/\u2028",
         "https://example.org/\x00",
-        "https://example.org/" + "a" * (text.URL_LENGTH_MAX - 19),
+        "https://example.org/" + "a" * (text.URL_BYTES_MAX - 19),
+        "https://example.org/" + "\u00fc" * ((text.URL_BYTES_MAX - 20) // 2 + 1),
     ],
 )
 def test_what_is_no_url_is_refused(value: str) -> None:

@@ -256,6 +256,7 @@ class TweetCreated(_message.Message):
     QUOTE_OF_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
+    HASHTAG_SPELLINGS_FIELD_NUMBER: _builtins.int
     QUOTED_AUTHOR_ID_FIELD_NUMBER: _builtins.int
     REFUSED_MENTIONS_FIELD_NUMBER: _builtins.int
     delivery: Global___Delivery.ValueType
@@ -287,6 +288,10 @@ class TweetCreated(_message.Message):
         """The tweets whose counts it changed."""
 
     @_builtins.property
+    def hashtag_spellings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hashtags as they are spelled in the tweet, without #: as many, in the same order."""
+
+    @_builtins.property
     def refused_mentions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Those of the mentioned accounts that block the author, or are blocked: they are told nothing."""
 
@@ -302,12 +307,13 @@ class TweetCreated(_message.Message):
         quote_of: _builtins.int = ...,
         location: _builtins.str = ...,
         changed: _abc.Iterable[Global___TweetVersion] | None = ...,
+        hashtag_spellings: _abc.Iterable[_builtins.str] | None = ...,
         quoted_author_id: _builtins.int = ...,
         refused_mentions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "delivery", b"delivery", "entry", b"entry", "first_pulled", b"first_pulled", "hashtags", b"hashtags", "location", b"location", "mentions", b"mentions", "quote_of", b"quote_of", "quoted_author_id", b"quoted_author_id", "refused_mentions", b"refused_mentions", "reply_to", b"reply_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "delivery", b"delivery", "entry", b"entry", "first_pulled", b"first_pulled", "hashtag_spellings", b"hashtag_spellings", "hashtags", b"hashtags", "location", b"location", "mentions", b"mentions", "quote_of", b"quote_of", "quoted_author_id", b"quoted_author_id", "refused_mentions", b"refused_mentions", "reply_to", b"reply_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -422,3 +422,49 @@ class ExplainHomeTimelineResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainHomeTimelineResponse: _TypeAlias = ExplainHomeTimelineResponse  # noqa: Y015
+
+@_typing.final
+class RebuildHomeTimelineRequest(_message.Message):
+    """The request of TimelineUpkeepService.RebuildHomeTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Required. The account whose home timeline it is."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildHomeTimelineRequest: _TypeAlias = RebuildHomeTimelineRequest  # noqa: Y015
+
+@_typing.final
+class RebuildHomeTimelineResponse(_message.Message):
+    """The answer of TimelineUpkeepService.RebuildHomeTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REBUILT_FIELD_NUMBER: _builtins.int
+    rebuilt: _builtins.bool
+    """Output only. Whether there was a materialised timeline; where there was none, nothing is made:
+    the next read makes it.
+    """
+    def __init__(
+        self,
+        *,
+        rebuilt: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rebuilt", b"rebuilt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebuildHomeTimelineResponse: _TypeAlias = RebuildHomeTimelineResponse  # noqa: Y015

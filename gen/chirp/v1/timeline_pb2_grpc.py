@@ -280,3 +280,80 @@ class TimelineService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class TimelineUpkeepServiceStub:
+    """Keeps materialised timelines in order, for operators. Not reachable through the gateway.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.RebuildHomeTimeline = channel.unary_unary(
+                '/chirp.v1.TimelineUpkeepService/RebuildHomeTimeline',
+                request_serializer=chirp_dot_v1_dot_timeline__pb2.RebuildHomeTimelineRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_timeline__pb2.RebuildHomeTimelineResponse.FromString,
+                _registered_method=True)
+
+
+class TimelineUpkeepServiceServicer:
+    """Keeps materialised timelines in order, for operators. Not reachable through the gateway.
+    """
+
+    def RebuildHomeTimeline(self, request, context):
+        """Drops an account's materialised home timeline, if there is one, and makes it anew from the
+        database. Who reads meanwhile is answered whole pages. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_TimelineUpkeepServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'RebuildHomeTimeline': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildHomeTimeline,
+                    request_deserializer=chirp_dot_v1_dot_timeline__pb2.RebuildHomeTimelineRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_timeline__pb2.RebuildHomeTimelineResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'chirp.v1.TimelineUpkeepService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('chirp.v1.TimelineUpkeepService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class TimelineUpkeepService:
+    """Keeps materialised timelines in order, for operators. Not reachable through the gateway.
+    """
+
+    @staticmethod
+    def RebuildHomeTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TimelineUpkeepService/RebuildHomeTimeline',
+            chirp_dot_v1_dot_timeline__pb2.RebuildHomeTimelineRequest.SerializeToString,
+            chirp_dot_v1_dot_timeline__pb2.RebuildHomeTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -125,3 +125,40 @@ class TimelineServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gets a page of what one account posted, newest first. Open. Fails with USER_NOT_FOUND."""
 
 def add_TimelineServiceServicer_to_server(servicer: TimelineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class TimelineUpkeepServiceStub:
+    """Keeps materialised timelines in order, for operators. Not reachable through the gateway."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> TimelineUpkeepServiceAsyncStub: ...
+    RebuildHomeTimeline: _grpc.UnaryUnaryMultiCallable[_timeline_pb2.RebuildHomeTimelineRequest, _timeline_pb2.RebuildHomeTimelineResponse]
+    """Drops an account's materialised home timeline, if there is one, and makes it anew from the
+    database. Who reads meanwhile is answered whole pages. Idempotent.
+    """
+
+@_typing.type_check_only
+class TimelineUpkeepServiceAsyncStub(TimelineUpkeepServiceStub):
+    """Keeps materialised timelines in order, for operators. Not reachable through the gateway."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    RebuildHomeTimeline: _aio.UnaryUnaryMultiCallable[_timeline_pb2.RebuildHomeTimelineRequest, _timeline_pb2.RebuildHomeTimelineResponse]  # type: ignore[assignment]
+    """Drops an account's materialised home timeline, if there is one, and makes it anew from the
+    database. Who reads meanwhile is answered whole pages. Idempotent.
+    """
+
+class TimelineUpkeepServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Keeps materialised timelines in order, for operators. Not reachable through the gateway."""
+
+    @_abc_1.abstractmethod
+    def RebuildHomeTimeline(
+        self,
+        request: _timeline_pb2.RebuildHomeTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_timeline_pb2.RebuildHomeTimelineResponse, _abc.Awaitable[_timeline_pb2.RebuildHomeTimelineResponse]]:
+        """Drops an account's materialised home timeline, if there is one, and makes it anew from the
+        database. Who reads meanwhile is answered whole pages. Idempotent.
+        """
+
+def add_TimelineUpkeepServiceServicer_to_server(servicer: TimelineUpkeepServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

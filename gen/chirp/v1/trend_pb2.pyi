@@ -426,3 +426,97 @@ class ExplainTrendResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainTrendResponse: _TypeAlias = ExplainTrendResponse  # noqa: Y015
+
+@_typing.final
+class TrendLists(_message.Message):
+    """What trend_worker keeps in the cache for each place at which something trends. Internal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    RISING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def score(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trend]:
+        """By score, first rank first, at most 50."""
+
+    @_builtins.property
+    def rising(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trend]:
+        """By surprise, likewise."""
+
+    def __init__(
+        self,
+        *,
+        score: _abc.Iterable[Global___Trend] | None = ...,
+        rising: _abc.Iterable[Global___Trend] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rising", b"rising", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrendLists: _TypeAlias = TrendLists  # noqa: Y015
+
+@_typing.final
+class GetTrendCountsRequest(_message.Message):
+    """The request of TrendCountService.GetTrendCounts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    location: _builtins.str
+    """A place's slug, or `world`."""
+    name: _builtins.str
+    """A folded tag."""
+    def __init__(
+        self,
+        *,
+        location: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["location", b"location", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrendCountsRequest: _TypeAlias = GetTrendCountsRequest  # noqa: Y015
+
+@_typing.final
+class GetTrendCountsResponse(_message.Message):
+    """The answer of TrendCountService.GetTrendCounts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    AUTHORS_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
+    authors: _builtins.int
+    """Different authors in the first 60 of these minutes."""
+    tag: _builtins.str
+    """The most used spelling; the name where nobody used the tag."""
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """120 numbers: the different authors of each minute, this minute first."""
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """When it was counted."""
+
+    def __init__(
+        self,
+        *,
+        buckets: _abc.Iterable[_builtins.int] | None = ...,
+        authors: _builtins.int = ...,
+        tag: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "authors", b"authors", "buckets", b"buckets", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrendCountsResponse: _TypeAlias = GetTrendCountsResponse  # noqa: Y015

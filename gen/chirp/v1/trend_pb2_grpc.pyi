@@ -107,3 +107,46 @@ class TrendServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_TrendServiceServicer_to_server(servicer: TrendServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class TrendCountServiceStub:
+    """What trend_worker has counted, for Chirp's own services. One worker counts; others stand by and
+    do not serve it.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> TrendCountServiceAsyncStub: ...
+    GetTrendCounts: _grpc.UnaryUnaryMultiCallable[_trend_pb2.GetTrendCountsRequest, _trend_pb2.GetTrendCountsResponse]
+    """Answers the counts of one tag at one place, zeros where nobody used it. Fails with UNAVAILABLE
+    while the worker reads the last two hours again.
+    """
+
+@_typing.type_check_only
+class TrendCountServiceAsyncStub(TrendCountServiceStub):
+    """What trend_worker has counted, for Chirp's own services. One worker counts; others stand by and
+    do not serve it.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetTrendCounts: _aio.UnaryUnaryMultiCallable[_trend_pb2.GetTrendCountsRequest, _trend_pb2.GetTrendCountsResponse]  # type: ignore[assignment]
+    """Answers the counts of one tag at one place, zeros where nobody used it. Fails with UNAVAILABLE
+    while the worker reads the last two hours again.
+    """
+
+class TrendCountServiceServicer(metaclass=_abc_1.ABCMeta):
+    """What trend_worker has counted, for Chirp's own services. One worker counts; others stand by and
+    do not serve it.
+    """
+
+    @_abc_1.abstractmethod
+    def GetTrendCounts(
+        self,
+        request: _trend_pb2.GetTrendCountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trend_pb2.GetTrendCountsResponse, _abc.Awaitable[_trend_pb2.GetTrendCountsResponse]]:
+        """Answers the counts of one tag at one place, zeros where nobody used it. Fails with UNAVAILABLE
+        while the worker reads the last two hours again.
+        """
+
+def add_TrendCountServiceServicer_to_server(servicer: TrendCountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

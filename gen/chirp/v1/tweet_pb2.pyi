@@ -77,7 +77,9 @@ class Tweet(_message.Message):
     retweeted: _builtins.bool
     """Output only. Whether the caller retweeted it; absent as above."""
     gone: _builtins.bool
-    """Output only. In a thread: the tweet was deleted, and only its ids are left."""
+    """Output only. In a thread: true where the tweet was deleted, and only its ids are left; else
+    absent.
+    """
     @_builtins.property
     def media_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Output only. At most 4 http or https URLs."""
@@ -132,16 +134,20 @@ class Tweet(_message.Message):
         quoted_tweet: Global___Tweet | None = ...,
         liked: _builtins.bool | None = ...,
         retweeted: _builtins.bool | None = ...,
-        gone: _builtins.bool = ...,
+        gone: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_liked", b"_liked", "_retweeted", b"_retweeted", "author", b"author", "created_at", b"created_at", "liked", b"liked", "quoted_tweet", b"quoted_tweet", "retweeted", b"retweeted", "retweeted_tweet", b"retweeted_tweet"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gone", b"_gone", "_liked", b"_liked", "_retweeted", b"_retweeted", "author", b"author", "created_at", b"created_at", "gone", b"gone", "liked", b"liked", "quoted_tweet", b"quoted_tweet", "retweeted", b"retweeted", "retweeted_tweet", b"retweeted_tweet"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_liked", b"_liked", "_retweeted", b"_retweeted", "author", b"author", "author_id", b"author_id", "content", b"content", "conversation_id", b"conversation_id", "created_at", b"created_at", "gone", b"gone", "hashtags", b"hashtags", "id", b"id", "like_count", b"like_count", "liked", b"liked", "location", b"location", "media_urls", b"media_urls", "mentions", b"mentions", "quote_count", b"quote_count", "quote_of", b"quote_of", "quoted_tweet", b"quoted_tweet", "reply_count", b"reply_count", "reply_to", b"reply_to", "retweet_count", b"retweet_count", "retweet_of", b"retweet_of", "retweeted", b"retweeted", "retweeted_tweet", b"retweeted_tweet"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gone", b"_gone", "_liked", b"_liked", "_retweeted", b"_retweeted", "author", b"author", "author_id", b"author_id", "content", b"content", "conversation_id", b"conversation_id", "created_at", b"created_at", "gone", b"gone", "hashtags", b"hashtags", "id", b"id", "like_count", b"like_count", "liked", b"liked", "location", b"location", "media_urls", b"media_urls", "mentions", b"mentions", "quote_count", b"quote_count", "quote_of", b"quote_of", "quoted_tweet", b"quoted_tweet", "reply_count", b"reply_count", "reply_to", b"reply_to", "retweet_count", b"retweet_count", "retweet_of", b"retweet_of", "retweeted", b"retweeted", "retweeted_tweet", b"retweeted_tweet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gone: _TypeAlias = _typing.Literal["gone"]  # noqa: Y015
+    _WhichOneofArgType__gone: _TypeAlias = _typing.Literal["_gone", b"_gone"]  # noqa: Y015
     _WhichOneofReturnType__liked: _TypeAlias = _typing.Literal["liked"]  # noqa: Y015
     _WhichOneofArgType__liked: _TypeAlias = _typing.Literal["_liked", b"_liked"]  # noqa: Y015
     _WhichOneofReturnType__retweeted: _TypeAlias = _typing.Literal["retweeted"]  # noqa: Y015
     _WhichOneofArgType__retweeted: _TypeAlias = _typing.Literal["_retweeted", b"_retweeted"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gone) -> _WhichOneofReturnType__gone | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__liked) -> _WhichOneofReturnType__liked | None: ...
     @_typing.overload
@@ -173,7 +179,7 @@ class CreateTweetRequest(_message.Message):
     """Optional. 1 to 64 characters chosen by the client: sent again, it makes no second tweet."""
     @_builtins.property
     def media_urls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Optional. At most 4 http or https URLs of at most 2,048 characters each."""
+        """Optional. At most 4 http or https URLs of at most 2,048 bytes each."""
 
     def __init__(
         self,
@@ -667,8 +673,9 @@ class GetThreadResponse(_message.Message):
     """Output only. Whether there is a next page of replies."""
     @_builtins.property
     def ancestors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tweet]:
-        """Output only. What the tweet answers, and what that answers, the root first; at most the 5,000
-        nearest.
+        """Output only. What the tweet answers, and what that answers, the root first. At most the 2,000
+        nearest, and fewer where they do not fit into a message of 4 MB: the first one's `reply_to`,
+        which is 0 on a root, tells. What is above stands in that one's own thread.
         """
 
     @_builtins.property

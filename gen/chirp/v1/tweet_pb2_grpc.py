@@ -106,7 +106,8 @@ class TweetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTweet(self, request, context):
-        """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it was deleted.
+        """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it, or the original of a retweet,
+        was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,8 +152,8 @@ class TweetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteRetweet(self, request, context):
-        """Undoes a retweet. Idempotent. Answers the original with its new count. Fails with
-        TWEET_NOT_FOUND.
+        """Undoes a retweet, named by its original, itself or another retweet of the same. Idempotent.
+        Answers the original with its new count. Fails with TWEET_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,7 +174,8 @@ class TweetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetTweets(self, request, context):
-        """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out.
+        """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out, and
+        retweets of deleted ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

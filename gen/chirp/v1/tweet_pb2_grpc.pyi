@@ -39,7 +39,9 @@ class TweetServiceStub:
     Fails with TWEET_NOT_FOUND where `reply_to` or `quote_of` names none.
     """
     GetTweet: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.GetTweetRequest, _tweet_pb2.Tweet]
-    """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it was deleted."""
+    """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it, or the original of a retweet,
+    was deleted.
+    """
     DeleteTweet: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.DeleteTweetRequest, _tweet_pb2.DeleteTweetResponse]
     """Deletes the caller's own tweet. Fails with TWEET_NOT_FOUND, and NOT_YOURS for another's."""
     GetThread: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.GetThreadRequest, _tweet_pb2.GetThreadResponse]
@@ -56,15 +58,17 @@ class TweetServiceStub:
     count. Fails with TWEET_NOT_FOUND and BLOCKED.
     """
     DeleteRetweet: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.DeleteRetweetRequest, _tweet_pb2.Tweet]
-    """Undoes a retweet. Idempotent. Answers the original with its new count. Fails with
-    TWEET_NOT_FOUND.
+    """Undoes a retweet, named by its original, itself or another retweet of the same. Idempotent.
+    Answers the original with its new count. Fails with TWEET_NOT_FOUND.
     """
     ListLikers: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.ListLikersRequest, _tweet_pb2.ListLikersResponse]
     """Lists who likes a tweet, the newest like first. Open. Fails with TWEET_NOT_FOUND."""
     ListRetweeters: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.ListRetweetersRequest, _tweet_pb2.ListRetweetersResponse]
     """Lists who retweeted a tweet, the newest retweet first. Open. Fails with TWEET_NOT_FOUND."""
     BatchGetTweets: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.BatchGetTweetsRequest, _tweet_pb2.BatchGetTweetsResponse]
-    """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out."""
+    """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out, and
+    retweets of deleted ones.
+    """
 
 @_typing.type_check_only
 class TweetServiceAsyncStub(TweetServiceStub):
@@ -77,7 +81,9 @@ class TweetServiceAsyncStub(TweetServiceStub):
     Fails with TWEET_NOT_FOUND where `reply_to` or `quote_of` names none.
     """
     GetTweet: _aio.UnaryUnaryMultiCallable[_tweet_pb2.GetTweetRequest, _tweet_pb2.Tweet]  # type: ignore[assignment]
-    """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it was deleted."""
+    """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it, or the original of a retweet,
+    was deleted.
+    """
     DeleteTweet: _aio.UnaryUnaryMultiCallable[_tweet_pb2.DeleteTweetRequest, _tweet_pb2.DeleteTweetResponse]  # type: ignore[assignment]
     """Deletes the caller's own tweet. Fails with TWEET_NOT_FOUND, and NOT_YOURS for another's."""
     GetThread: _aio.UnaryUnaryMultiCallable[_tweet_pb2.GetThreadRequest, _tweet_pb2.GetThreadResponse]  # type: ignore[assignment]
@@ -94,15 +100,17 @@ class TweetServiceAsyncStub(TweetServiceStub):
     count. Fails with TWEET_NOT_FOUND and BLOCKED.
     """
     DeleteRetweet: _aio.UnaryUnaryMultiCallable[_tweet_pb2.DeleteRetweetRequest, _tweet_pb2.Tweet]  # type: ignore[assignment]
-    """Undoes a retweet. Idempotent. Answers the original with its new count. Fails with
-    TWEET_NOT_FOUND.
+    """Undoes a retweet, named by its original, itself or another retweet of the same. Idempotent.
+    Answers the original with its new count. Fails with TWEET_NOT_FOUND.
     """
     ListLikers: _aio.UnaryUnaryMultiCallable[_tweet_pb2.ListLikersRequest, _tweet_pb2.ListLikersResponse]  # type: ignore[assignment]
     """Lists who likes a tweet, the newest like first. Open. Fails with TWEET_NOT_FOUND."""
     ListRetweeters: _aio.UnaryUnaryMultiCallable[_tweet_pb2.ListRetweetersRequest, _tweet_pb2.ListRetweetersResponse]  # type: ignore[assignment]
     """Lists who retweeted a tweet, the newest retweet first. Open. Fails with TWEET_NOT_FOUND."""
     BatchGetTweets: _aio.UnaryUnaryMultiCallable[_tweet_pb2.BatchGetTweetsRequest, _tweet_pb2.BatchGetTweetsResponse]  # type: ignore[assignment]
-    """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out."""
+    """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out, and
+    retweets of deleted ones.
+    """
 
 class TweetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates, reads and deletes tweets."""
@@ -124,7 +132,9 @@ class TweetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tweet_pb2.GetTweetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tweet_pb2.Tweet, _abc.Awaitable[_tweet_pb2.Tweet]]:
-        """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it was deleted."""
+        """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it, or the original of a retweet,
+        was deleted.
+        """
 
     @_abc_1.abstractmethod
     def DeleteTweet(
@@ -177,8 +187,8 @@ class TweetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tweet_pb2.DeleteRetweetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tweet_pb2.Tweet, _abc.Awaitable[_tweet_pb2.Tweet]]:
-        """Undoes a retweet. Idempotent. Answers the original with its new count. Fails with
-        TWEET_NOT_FOUND.
+        """Undoes a retweet, named by its original, itself or another retweet of the same. Idempotent.
+        Answers the original with its new count. Fails with TWEET_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -203,7 +213,9 @@ class TweetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tweet_pb2.BatchGetTweetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tweet_pb2.BatchGetTweetsResponse, _abc.Awaitable[_tweet_pb2.BatchGetTweetsResponse]]:
-        """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out."""
+        """Gets up to 100 tweets in the order asked for. Open. Unknown and deleted ones are left out, and
+        retweets of deleted ones.
+        """
 
 def add_TweetServiceServicer_to_server(servicer: TweetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -83,7 +83,7 @@ class User(_message.Message):
     location: _builtins.str
     """Output only. A slug by ISO 3166 such as `us`, `us-ny`, `fr`; empty where none was given."""
     avatar_url: _builtins.str
-    """Output only. An http or https URL of at most 2,048 characters; empty where none was given."""
+    """Output only. An http or https URL of at most 2,048 bytes; empty where none was given."""
     follower_count: _builtins.int
     """Output only. Accounts that follow this one."""
     following_count: _builtins.int
@@ -341,7 +341,7 @@ class UpdateMeRequest(_message.Message):
     location: _builtins.str
     """Optional. A slug by ISO 3166."""
     avatar_url: _builtins.str
-    """Optional. An http or https URL of at most 2,048 characters."""
+    """Optional. An http or https URL of at most 2,048 bytes."""
     def __init__(
         self,
         *,
