@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="chirp-bench-"))
     try:
         folder.chmod(0o755)  # PostgreSQL's account must enter it
-        measured = uvloop.run(_run(settings_in(folder), _graph(options.data), options.only))
+        measured = uvloop.run(_run(_settings_in(folder), _graph(options.data), options.only))
     except (StartError, OSError, tools.LoadFailed) as error:
         print(f"bench: {error}", file=sys.stderr)
         _say_complaints(folder)
@@ -152,8 +152,7 @@ def _graph(data: Path) -> Path | None:
     return None
 
 
-def settings_in(folder: Path) -> Settings:
-    """Returns settings of nobody's stack but one in this folder."""
+def _settings_in(folder: Path) -> Settings:
     # Whatever this shell is set up for, a benchmark writes into nobody's database.
     for name in [name for name in os.environ if name.startswith("CHIRP_")]:
         del os.environ[name]

@@ -1,12 +1,11 @@
-"""`make bench-shape`: how Chirp's cost grows.
+"""10,000 home streams on one timeline server: what each costs in memory, and how long a tweet takes
+until all of them have it. A part of `make bench-shape`; writes bench/streams_shape.json.
 
-    python -m bench.shape
-
-Today: 10,000 home streams on one timeline server, what each costs in memory, and how long a tweet
-takes until all of them have it.
+    python -m bench.streams_shape
 """
 
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
@@ -18,13 +17,13 @@ import uvloop
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 from rich.console import Console
 
-from bench import __main__ as bench
 from bench import http2, live, rows, stack
 from bench.rows import Row, at_most
 from bench.stack import BenchStack
 from bench.stream_client import Streams
 from bench.world import mint_tokens
 from domain.ids import UserId
+from mesh import settings as settings_module
 from ops.children import StartError
 from storage import bulk
 
@@ -35,15 +34,15 @@ POSTS = 10
 FOLLOWEES = 22  # of each viewer: the mean of the real graph
 FIRST_ID = 10_000_000
 BEGIN_S, ARRIVE_S = 300.0, 60.0
-LATEST = Path(__file__).with_name("shape.json")
+LATEST = Path(__file__).with_name("streams_shape.json")
 
 
 def main() -> int:
     """Runs it; returns the exit status."""
-    folder = Path(tempfile.mkdtemp(prefix="chirp-shape-"))
+    folder = Path(tempfile.mkdtemp(prefix="chirp-streams-"))
     try:
         folder.chmod(0o755)  # PostgreSQL's account must enter it
-        measured = uvloop.run(_run(folder))
+        measured = uvloop.run(measure(folder))
     except (OSError, StartError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -54,8 +53,13 @@ def main() -> int:
     return 0
 
 
-async def _run(folder: Path) -> list[Row]:
-    async with stack.opened(bench.settings_in(folder)) as running:
+async def measure(folder: Path) -> list[Row]:
+    """Measures in a stack of its own, which lives in this folder. Raises OSError and StartError."""
+    # Whatever this shell is set up for, a benchmark writes into nobody's database.
+    for name in [name for name in os.environ if name.startswith("CHIRP_")]:
+        del os.environ[name]
+    os.environ["CHIRP_DATA"] = str(folder)
+    async with stack.opened(settings_module.load()) as running:
         author = await _make_world(running)
         running.place_processes()
         await running.start("tweet_server", "graph_server", "timeline_server", "outbox_relay")

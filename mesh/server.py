@@ -17,6 +17,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, cast
 
 import grpc
@@ -24,9 +25,12 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from mesh import metrics
 from mesh import settings as settings_module
+from mesh.metrics import Collector, Sample
 from mesh.rpc import BoundService
 from mesh.settings import Settings
+from mesh.streams import Streams
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 # Envoy and clients ping idle connections; a server that counts pings as strikes drops them.
@@ -56,6 +60,8 @@ class Process:
 
     services: Sequence[BoundService] = ()
     loops: Sequence[Callable[[], Coroutine[Any, Any, None]]] = field(default=())
+    collectors: Sequence[Collector] = ()
+    """What it tells of itself in numbers, besides its open streams."""
 
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Process]]
@@ -153,6 +159,14 @@ async def _tell_health(health_servicer: Health, name: str, is_ready: Callable[[]
         await asyncio.sleep(HEALTH_LOOK_S)
 
 
+def _stream_collectors(services: Sequence[BoundService]) -> list[Collector]:
+    async def collect(streams: Streams) -> list[Sample]:
+        return [Sample(metrics.OPEN_STREAMS, streams.count)]
+
+    opened = {service.streams for service in services if service.streams is not None}
+    return [partial(collect, streams) for streams in opened]
+
+
 async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -160,7 +174,11 @@ async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> No
         loop.add_signal_handler(number, stop.set)
     async with opener(settings) as process:
         tasks = [asyncio.create_task(run()) for run in process.loops]
-        async with serving(settings, process.services) as server:
+        collectors = [*process.collectors, *_stream_collectors(process.services)]
+        async with (
+            metrics.exposing(settings.metrics_listen, collectors),
+            serving(settings, process.services) as server,
+        ):
             log.info("%s serves on port %d", name, server.port)
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)

@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """The folder that `chirp up` keeps everything in."""
     listen: str = "127.0.0.1:0"
     """host:port that this server's or worker's gRPC listens on; port 0 takes a free one."""
+    metrics_listen: str = ""
+    """host:port that answers `GET /metrics` to Prometheus; nothing does where it is empty."""
     keys: Path = Path(".chirp/keys")
     """The folder with private.pem (graph_server and the command line only), jwks.json, and
     service.jwt, the token by which Chirp's services know each other."""

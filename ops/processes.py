@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CONTAINER_PORT = 50051  # in containers, where each process has an address of its own
+# In containers, where each process has an address of its own.
+CONTAINER_PORT = 50051
+CONTAINER_METRICS_PORT = 9100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +100,10 @@ class Addresses:
         }
 
 
-def process_environment(addresses: Addresses, listen: str) -> dict[str, str]:
-    """Returns what one process is told: where everything is, and where it listens (host:port)."""
-    return {**addresses.environment(), "CHIRP_LISTEN": listen}
+def process_environment(addresses: Addresses, listen: str, metrics: str) -> dict[str, str]:
+    """Returns what one process is told: where everything is, where it listens, and where it tells
+    its metrics (host:port)."""
+    return {**addresses.environment(), "CHIRP_LISTEN": listen, "CHIRP_METRICS_LISTEN": metrics}
 
 
 def process_command(kind: ProcessKind, python: str) -> list[str]:

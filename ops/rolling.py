@@ -21,7 +21,8 @@ from ops.stack import Stack
 # Kinds of which a replica goes down together with the others of its row. The other replica of each
 # carries on meanwhile, so this bounds how much of a machine starts at once, and no more.
 TOGETHER = (
-    ("outbox_relay", "fanout_worker", "notification_worker", "notification_server"),
+    ("outbox_relay", "fanout_worker", "trend_worker", "notification_worker"),
+    ("trend_server", "notification_server"),
     ("tweet_server", "graph_server", "timeline_server"),
 )
 REACHED_S = 20.0

@@ -37,6 +37,8 @@ class Stack:
     """Where everything is, as environment variables."""
     ports: Mapping[str, Sequence[int]]
     """Where the replicas of each server and worker listen."""
+    metrics_ports: Mapping[str, Sequence[int]]
+    """Where they answer `GET /metrics`."""
     restarts: int = 0
     """How often all replicas were restarted, one after the other, or it was tried."""
     restart_problem: str = ""

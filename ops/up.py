@@ -261,4 +261,5 @@ class Supervisor:
             gateway_admin=f"http://127.0.0.1:{local.admin_port}",
             settings={**tuned, **addresses.environment(), "CHIRP_DATA": str(self._data)},
             ports=local.ports,
+            metrics_ports=local.metrics_ports,
         )

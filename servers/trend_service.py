@@ -1,7 +1,9 @@
 """TrendService: the RPCs of trend_server."""
 
 import asyncio
+import time
 
+import grpc
 from chirp.v1 import trend_pb2, trend_pb2_grpc
 
 from domain import trend, tweet
@@ -11,9 +13,14 @@ from domain.trend import HOUR, Rules
 from mesh.clients import Metadata
 from mesh.rpc import Call
 from mesh.streams import Answers
+from mesh.tasks import raise_if_cancelled
 from servers.trend_book import Asked, TrendBook
 
 STREAM_REST_S = 1.0  # between two messages of a stream, at least
+# A worker that stops hands the lead over, and the next one reads two hours of tweets. The gateway
+# tries a read four times, so people wait four times as long.
+HANDOVER_S = 1.0
+HANDOVER_LOOK_S = 0.1
 
 
 class TrendService:
@@ -61,9 +68,7 @@ class TrendService:
         if not request.location:
             raise InvalidArgument.of("location", "must be `world` or a place")
         place, name = trend.place(request.location), _name(request.tag)
-        counted = await self._counts.GetTrendCounts(
-            trend_pb2.GetTrendCountsRequest(location=place, name=name), metadata=self._metadata
-        )
+        counted = await self._counted(place, name)
         explained = trend.explain(counted.buckets, counted.authors, self._rules)
         return trend_pb2.ExplainTrendResponse(
             tag=counted.tag,
@@ -81,6 +86,20 @@ class TrendService:
             authors_min=self._rules.authors_min,
             formula=explained.formula,
         )
+
+    async def _counted(self, place: str, name: str) -> trend_pb2.GetTrendCountsResponse:
+        """Asks the worker that has the lead; waits a little while another one takes it over."""
+        asked = trend_pb2.GetTrendCountsRequest(location=place, name=name)
+        deadline = time.monotonic() + HANDOVER_S
+        while True:
+            raise_if_cancelled()
+            try:
+                return await self._counts.GetTrendCounts(asked, metadata=self._metadata)
+            except grpc.aio.AioRpcError as error:
+                late = time.monotonic() > deadline
+                if late or error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+            await asyncio.sleep(HANDOVER_LOOK_S)
 
 
 def _asked(request: trend_pb2.ListTrendsRequest | trend_pb2.StreamTrendsRequest) -> Asked:

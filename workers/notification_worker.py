@@ -176,7 +176,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         open_worker(settings) as worker,
         runner.open_runner(settings, GROUP, worker) as group,
     ):
-        yield Process(loops=[group.run, worker.keep_pruning])
+        yield Process(loops=[group.run, worker.keep_pruning], collectors=[group.collect])
 
 
 if __name__ == "__main__":

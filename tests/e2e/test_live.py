@@ -385,6 +385,9 @@ def test_a_browser_reads_its_home_stream(up: ChirpUp, person: People) -> None:
             " const url = '/api/timeline/home:stream?access_token=" + reader.token + "'"
             "  + (token ? '&resumeToken=' + token : '');"
             " window.source = new EventSource(url);"
+            # A browser comes back by itself where a stream breaks, but not from an error's status.
+            " window.source.onerror = () => { if (window.source.readyState === EventSource.CLOSED)"
+            "  setTimeout(() => window.open_stream(window.tokens.at(-1) || ''), 200); };"
             " window.source.onmessage = (event) => {"
             "  const message = JSON.parse(event.data);"
             "  window.tokens.push(message.resumeToken);"

@@ -124,6 +124,8 @@ async def test_a_rolling_restart_under_load_fails_no_request_and_loses_no_item(
                 load.post(),
                 load.read("/api/timeline/home?limit=5"),
                 load.read("/api/notifications"),
+                load.read("/api/trends"),
+                load.read("/api/trends/world/first:explain"),
                 load.read("/api/me"),
                 load.like(),
             )

@@ -56,7 +56,10 @@ async def counted(world: TrendWorld, tag: str) -> int:
     return (await world.explain("world", tag)).this_hour
 
 
-async def test_before_anything_is_counted_trends_are_unavailable(world: TrendWorld) -> None:
+async def test_before_anything_is_counted_trends_are_unavailable(
+    world: TrendWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servers.trend_service.HANDOVER_S", 0.1)
     for refused in (
         await failure(world.list()),
         await failure(anext(aiter(world.trends.StreamTrends(trend_pb2.StreamTrendsRequest())))),
@@ -78,7 +81,10 @@ async def test_what_another_member_handled_is_counted_again(world: TrendWorld) -
     assert await counted(world, "seen") == 20
 
 
-async def test_without_all_partitions_nothing_is_published(world: TrendWorld) -> None:
+async def test_without_all_partitions_nothing_is_published(
+    world: TrendWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servers.trend_service.HANDOVER_S", 0.1)
     await world.drain()
     some = dict(list(world.group.owned().items())[1:])
 

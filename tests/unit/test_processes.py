@@ -13,7 +13,7 @@ def test_every_process_of_the_table_has_a_module(kind: ProcessKind) -> None:
 
 
 def test_every_environment_variable_of_the_table_is_a_setting() -> None:
-    told = processes.process_environment(_addresses(), "127.0.0.1:50051")
+    told = processes.process_environment(_addresses(), "127.0.0.1:50051", "127.0.0.1:9100")
 
     settings = Settings.model_fields
     assert all(name.removeprefix("CHIRP_").lower() in settings for name in told)
