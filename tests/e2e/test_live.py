@@ -3,7 +3,6 @@ of JSON, as server-sent events, by gRPC, and in a browser; and servers that die 
 
 import asyncio
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -11,9 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import grpc
 import httpx
@@ -32,71 +30,22 @@ from chirp_up import (
 from mesh.settings import Settings
 from ops import embedded
 from tests.e2e import browser, many_streams
+from tests.e2e.live_person import EVENTS, WITHIN_S, Person, items, messages
 
-WITHIN_S = 15.0
 PASSWORD = "correct horse battery"
-EVENTS = {"accept": "text/event-stream"}
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    client: httpx.Client
-    id: str
-    username: str
-    token: str
-
-    @property
-    def bearer(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.token}"}
-
-    def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        answer = self.client.request(method, path, json=body, headers=self.bearer)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def post(self, content: str) -> str:
-        return self.call("POST", "/api/tweets", {"content": content})["id"]
-
-    def follow(self, other: "Person") -> None:
-        self.call("POST", f"/api/users/{other.id}/follow")
-
-    @contextmanager
-    def streaming(
-        self, path: str, token: str = "", headers: dict[str, str] | None = None
-    ) -> Generator[Iterator[dict[str, Any]]]:
-        query = {"resumeToken": token} if token else {}
-        with self.client.stream(
-            "GET", path, params=query, headers={**self.bearer, **(headers or {})}
-        ) as answer:
-            assert answer.status_code == 200, answer.read()
-            yield messages(answer.iter_lines())
-
-
-def messages(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """Messages of either form."""
-    for line in lines:
-        if line:
-            yield json.loads(line.removeprefix("data: "))
-
-
-def items(stream: Iterator[dict[str, Any]], count: int) -> list[tuple[str, str]]:
-    """The next items: id and resume token."""
-    found: list[tuple[str, str]] = []
-    deadline = time.monotonic() + WITHIN_S
-    while len(found) < count:
-        assert time.monotonic() < deadline
-        message = next(stream)
-        assert "end" not in message, message
-        if "item" in message:
-            found.append((message["item"]["id"], message["resumeToken"]))
-    return found
 
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[ChirpUp]:
     with (
         data_folder() as data,
-        chirp_up(data, embedded.free_port(), "--replicas", "2", CHIRP_HEARTBEAT_S="1") as running,
+        chirp_up(
+            data,
+            embedded.free_port(),
+            *("--replicas", "2"),
+            CHIRP_HEARTBEAT_S="1",
+            CHIRP_TREND_AUTHORS_MIN="1",
+        ) as running,
     ):
         running.wait_until_ready()
         yield running
@@ -330,11 +279,15 @@ def test_chirp_watch_shows_what_comes_and_comes_back(up: ChirpUp, person: People
     with watching(up, "notifications", author.username, "1") as notifications:
         reader.call("POST", f"/api/tweets/{author.post('a tweet')}/like")
         told = notifications.readline()
+    with watching(up, "trends", "world", "2") as trends:  # the list, then what enters it
+        author.post("#watched")
+        entered = trends.readline()
 
     assert [line.split("  ", 1)[1].strip() for line in shown] == [
         f"@{author.username}: {text}" for text in texts
     ]
     assert f"@{reader.username} liked your tweet" in told
+    assert entered.split("  ", 1)[1] == "#watched enters at 1\n"
 
 
 @contextmanager

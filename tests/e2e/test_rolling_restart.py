@@ -31,6 +31,7 @@ class Load:
     rest: httpx.AsyncClient
     bearer: dict[str, str]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    began: float = field(default_factory=time.monotonic)
     answers: int = 0
     failures: list[str] = field(default_factory=list[str])
     posted: list[str] = field(default_factory=list[str])
@@ -42,7 +43,8 @@ class Load:
             answer = await self.rest.request(method, path, json=body, headers=self.bearer)
             answer.raise_for_status()
         except httpx.HTTPError as error:
-            self.failures.append(f"{method} {path}: {error!r}")
+            after_s = time.monotonic() - self.began
+            self.failures.append(f"{method} {path} after {after_s:.1f} s: {error!r}")
             return {}
         self.answers += 1
         return answer.json()
@@ -116,6 +118,8 @@ async def test_a_rolling_restart_under_load_fails_no_request_and_loses_no_item(
         async with asyncio.timeout(WITHIN_S):
             while not load.got:  # it has begun
                 await load.call("POST", "/api/tweets", {"content": "first"})
+                await asyncio.sleep(0.1)
+            while (await rest.get("/api/trends")).status_code != 200:  # counted for the first time
                 await asyncio.sleep(0.1)
         load.got.clear()
         tasks = [
