@@ -5,7 +5,7 @@ when it is delivered, in four stages as for a page: the skeleton is what was off
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection, Container, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from chirp.v1 import stream_pb2, timeline_pb2
 
@@ -16,19 +16,18 @@ from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from mesh.rpc import Call
 from mesh.streams import HEARTBEAT, Answers
 from servers import tweet_records
+from servers.home_frames import PRESENTED_S, HomeFrames
 from servers.home_log import HomeLog, Sighting, sighting_of
 from servers.home_stream import TAKE_MAX, HomeStream, Source
 from servers.home_watches import Watch, Watches
 from servers.log_tail import Seen
 from servers.purge_feed import PurgeFeed
-from servers.stream_marks import UNMARKED, StreamMarks, StreamView
+from servers.stream_marks import StreamMarks, StreamView
 from servers.tweet_hydrator import TweetHydrator
-from servers.tweet_presenter import Marks, TweetPresenter
+from servers.tweet_presenter import TweetPresenter
 from servers.tweet_records import Record
 from servers.user_names import UserNames
 
-# What was presented so long ago is presented anew: deletions and blocks show within 2 seconds.
-PRESENTED_S = 1.0
 _TOKEN_TAG = b"\x22"  # StreamHomeTimelineResponse.resume_token = 4
 
 
@@ -58,6 +57,7 @@ class HomeStreams:
         self._feed = feed
         self._partitions = partitions
         self._begin_s = begin_s
+        self._frames = HomeFrames(hydrator, presenter, names, marks, feed)
         self._streams: set[HomeStream] = set()
 
     async def StreamHomeTimeline(
@@ -84,8 +84,12 @@ class HomeStreams:
                 if stream.lagged:
                     stream.lagged = False
                     yield _catching_up(stream.token())
-                async for message in self._deliver(stream, watch, batch):
-                    yield message
+                at_once = self._at_once(stream, watch, batch)
+                if at_once:
+                    yield at_once
+                elif at_once is None:
+                    async for message in self._deliver(stream, watch, batch):
+                        yield message
         finally:
             self._streams.discard(stream)
             self._watches.leave(watch, stream)
@@ -103,9 +107,7 @@ class HomeStreams:
         if not watched:
             return
         try:
-            records = await self._hydrator.hydrate(watched, trusted=True)
-            plain = [record for record in records.values() if not record.refers]
-            await self._presenter.frames(plain, _UNMARKED_VIEW, self._fetch)
+            await self._frames.prepare(watched, self._fetch)
         except Exception as error:
             # Each stream will wait for it by itself.
             if not is_outage(error):
@@ -130,6 +132,20 @@ class HomeStreams:
             stream.fall_back()
         self._watches.spoil_all()
 
+    def _at_once(self, stream: HomeStream, watch: Watch, batch: Sequence[Sighting]) -> bytes | None:
+        """Passes a batch of one tweet whose frame is the same for all who get it now; returns the
+        message, none (empty) where it is not visible. None: it is to be delivered as any other."""
+        if len(batch) != 1 or watch.stale:
+            return None
+        (sighting,) = batch
+        frame = self._frames.get(sighting.entry[0])
+        if frame is None:
+            return None
+        shown = timeline.is_visible(sighting.entry, watch.relations)
+        shown = shown and not stream.is_repeated(sighting)
+        stream.get_behind(sighting, delivered=shown)
+        return _with_token(frame, stream.token()) if shown else b""
+
     async def _deliver(
         self, stream: HomeStream, watch: Watch, batch: Sequence[Sighting]
     ) -> AsyncGenerator[bytes]:
@@ -145,8 +161,7 @@ class HomeStreams:
                 shown = frame is not None and not stream.is_repeated(sighting)
                 stream.get_behind(sighting, delivered=shown)
                 if frame is not None and shown:
-                    token = stream.token().encode()
-                    yield frame + _TOKEN_TAG + tweet_records.varint(len(token)) + token
+                    yield _with_token(frame, stream.token())
 
     async def _present(
         self, stream: HomeStream, watch: Watch, batch: Sequence[Sighting]
@@ -160,13 +175,13 @@ class HomeStreams:
                 await self._feed.until_fresh()
                 await self._watches.settle(watch)
                 until = time.monotonic() + PRESENTED_S
-                return await self._frames(stream, watch, batch), until
+                return await self._present_for(stream, watch, batch), until
             except Exception as error:
                 if not is_outage(error):
                     raise
                 await backoff.wait()
 
-    async def _frames(
+    async def _present_for(
         self, stream: HomeStream, watch: Watch, batch: Sequence[Sighting]
     ) -> dict[int, bytes]:
         # rules that need no tweet
@@ -207,19 +222,9 @@ class HomeStreams:
         return await self._hydrator.hydrate(ids, trusted=self._feed.fresh) if ids else {}
 
 
-class _UnmarkedView:
-    """A view by which frames are made for viewers that marked nothing."""
-
-    async def marks(self, ids: Collection[int]) -> Marks | None:
-        """See View."""
-        return UNMARKED
-
-    async def hidden(self, accounts: Collection[int]) -> Container[int]:
-        """See View."""
-        return ()
-
-
-_UNMARKED_VIEW = _UnmarkedView()
+def _with_token(frame: bytes, token: str) -> bytes:
+    encoded = token.encode()
+    return frame + _TOKEN_TAG + tweet_records.varint(len(encoded)) + encoded
 
 
 def _lives(records: dict[int, Record], tweet: int) -> bool:

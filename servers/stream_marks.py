@@ -42,6 +42,10 @@ class StreamMarks:
         self._clock = clock
         self._answers: dict[frozenset[int], _Answer] = {}
 
+    def young_s(self, tweet: int) -> float:
+        """For how many seconds from now on nobody's mark on this tweet must be shown."""
+        return minted_at_ms(tweet) / 1000 + YOUNG_S - self._clock()
+
     def are_young(self, ids: Iterable[int]) -> bool:
         """Whether nobody can have marked these tweets long enough ago for it to show."""
         since_ms = (self._clock() - YOUNG_S) * 1000
