@@ -10,7 +10,7 @@ from domain.stream_token import DELIVERED_MAX, Delivered, Token
 
 PARTITIONS = 3
 numbers = st.integers(0, (1 << 64) - 1)
-positions = st.one_of(st.just(""), st.builds(lambda a, b: f"{a}-{b}", numbers, numbers))
+positions = st.one_of(st.just(""), st.tuples(numbers, numbers).map("{0[0]}-{0[1]}".format))
 tokens = st.builds(
     Token,
     at=numbers,
