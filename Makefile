@@ -58,8 +58,9 @@ bench: dev ## Measures side by side; writes bench/latest.json.
 	$(BIN)/python -m bench
 
 .PHONY: bench-shape
-bench-shape: dev ## Measures how costs grow with the graph; writes bench/shape.{json,md,svg}. AXES=fanout
+bench-shape: dev ## Measures how costs grow; writes bench/shape.{json,md,svg}. AXES=fanout
 	$(BIN)/python -m bench.shape $(if $(AXES),--only $(AXES))
+	$(if $(AXES),,$(BIN)/python -m bench.streams_shape)
 
 # gRPC says on each start of a child that it leaves its own threads be.
 .PHONY: soak

@@ -1,8 +1,9 @@
 """`make bench`: measures side by side in one run, prints a table, writes bench/latest.json.
 
-    python -m bench [--data GRAPH] [--only home,rest,freshness,costs,mixed,peer,post,fanout]
+    python -m bench [--data GRAPH] [--only home,rest,live,freshness,costs,mixed,peer,post,fanout,
+                                    trends]
 
-Takes about nine minutes on two cores, two of them of mixed load. The goals are for an otherwise
+Takes about twelve minutes on two cores, two of them of mixed load. The goals are for an otherwise
 idle machine; absolute figures move from run to run, ratios less. The exit status is 0 when
 everything was measured (the table says which goals were met), 1 where something failed or `verify`
 found a difference, and 2 where a tool is missing.
@@ -26,6 +27,7 @@ from bench import (
     deliveries,
     freshness,
     home,
+    live,
     mixed,
     peer_fanout,
     peer_reads,
@@ -33,6 +35,7 @@ from bench import (
     rows,
     stack,
     tools,
+    trends,
     verification,
     world,
 )
@@ -43,7 +46,9 @@ from ops.children import StartError
 
 GRAPH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ego-twitter.csv.xz"
 LATEST = Path(__file__).with_name("latest.json")
-PARTS = ("home", "rest", "freshness", "costs", "mixed", "peer", "post", "fanout")
+PARTS = (
+    "home", "rest", "live", "freshness", "costs", "mixed", "peer", "post", "fanout", "trends",
+)  # fmt: skip
 WITH_ALL_WINDOWS = {"freshness", "costs", "mixed", "post"}
 # Low enough that the real graph has accounts that are pulled: 43 of them.
 INFLUENCER_FOLLOWERS = 1_000
@@ -86,6 +91,12 @@ def main(arguments: Sequence[str]) -> int:
 async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> list[Row]:
     measured: list[Row] = []
     async with stack.opened(settings) as running:
+        if "trends" in parts:
+            console.print("trends")
+            running.place_processes()
+            measured += await trends.measure(running)
+        if tuple(parts) == ("trends",):
+            return measured
         with Progress(console=console) as progress:
             await world.load(running.settings, graph, progress)
         made = await world.describe(running.settings)
@@ -96,12 +107,15 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         )
         running.place_processes()
         await running.start("tweet_server", "graph_server", "timeline_server")
-        await running.start("outbox_relay", "fanout_worker", "gateway")
+        await running.start("trend_server", "outbox_relay", "fanout_worker", "trend_worker")
+        await running.start("notification_server", "notification_worker", "gateway")
         cold_rate, viewers = await home.materialise(running, made)
         console.print(f"{viewers}; caches cold, {cold_rate:,.0f} reads/s")
         page = await home.average_page(running, made)
         tweet = await posts.one_tweet(running, made)
         echo_port, echo_gateway_port = await running.start_echo(page, tweet)
+        # They were there for the gateways' /healthz; what follows is not about them.
+        await running.stop("trend_worker", "trend_server")
         if "home" in parts:
             console.print("home reads by gRPC")
             measured += await home.by_h2load(running, made, echo_port, len(page))
@@ -109,7 +123,11 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         if "rest" in parts:
             console.print("home reads by REST")
             measured += await home.by_rest(running, made, echo_gateway_port)
-        await running.stop("gateway", "echo-gateway")
+        await running.stop("gateway", "echo-gateway", "notification_server")
+        if "live" in parts:
+            console.print("open streams")
+            measured += await live.measure(running, made)
+        await running.stop("notification_worker")
         if "peer" in parts:
             console.print("home reads with other systems' commands")
             measured += await peer_reads.measure(running, made, page)

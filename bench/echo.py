@@ -1,14 +1,15 @@
 """The bare echo: what Python's gRPC server can do when it does nothing else.
 
-    python -m bench.echo HOST:PORT PAGE_FILE TWEET_FILE
+    python -m bench.echo HOST:PORT SERVICE/METHOD=FILE ...
 
 grpc.aio on uvloop, with the options of Chirp's servers. It reads no request and no metadata; it
-answers GetHomeTimeline with the bytes of one file and CreateTweet with those of the other.
+answers each method with the bytes of a file.
 """
 
 import asyncio
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,20 +19,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from mesh.server import SERVER_OPTIONS
 
-TIMELINE, TWEET = "chirp.v1.TimelineService", "chirp.v1.TweetService"
 
-
-async def serve(listen: str, page: bytes, tweet: bytes) -> None:
-    """Serves until SIGTERM. Answers health too, for the gateway."""
+async def serve(listen: str, answers: Mapping[tuple[str, str], bytes]) -> None:
+    """Serves until SIGTERM, by service and method. Answers health too, for the gateway."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers(
-        (_answers(TIMELINE, "GetHomeTimeline", page), _answers(TWEET, "CreateTweet", tweet))
+        [_answers(service, method, content) for (service, method), content in answers.items()]
     )
     servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     server.add_insecure_port(listen)
     await server.start()
-    for name in ("", TIMELINE, TWEET):
+    for name in ("", *(service for service, _ in answers)):
         await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -48,5 +47,11 @@ def _answers(service: str, method: str, content: bytes) -> grpc.GenericRpcHandle
     )
 
 
+def _parsed(argument: str) -> tuple[tuple[str, str], bytes]:
+    path, _, file = argument.partition("=")
+    service, _, method = path.partition("/")
+    return (service, method), Path(file).read_bytes()
+
+
 if __name__ == "__main__":
-    uvloop.run(serve(sys.argv[1], Path(sys.argv[2]).read_bytes(), Path(sys.argv[3]).read_bytes()))
+    uvloop.run(serve(sys.argv[1], dict(map(_parsed, sys.argv[2:]))))

@@ -78,8 +78,8 @@ def request(method: str, authority: str, token: str, message: bytes) -> Request:
     )
     body = b"\x00" + len(message).to_bytes(4) + message
     return Request(
-        head=_frame_start(len(block), HEADERS, END_HEADERS),
-        middle=block + _frame_start(len(body), DATA, END_STREAM),
+        head=frame_start(len(block), HEADERS, END_HEADERS),
+        middle=block + frame_start(len(body), DATA, END_STREAM),
         tail=body,
     )
 
@@ -141,16 +141,16 @@ async def run_at_rate(
 
 async def _connect(
     port: int, result: Result, next_request: Callable[[], Request | None]
-) -> "_Connection":
+) -> "Connection":
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         _, protocol = await loop.create_connection(
-            lambda: _Connection(result, next_request), "127.0.0.1", port
+            lambda: Connection(result, next_request), "127.0.0.1", port
         )
     return protocol
 
 
-async def _finish(opened: "Sequence[_Connection]", within_s: float) -> None:
+async def _finish(opened: "Sequence[Connection]", within_s: float) -> None:
     try:
         async with asyncio.timeout(within_s + ANSWER_TIMEOUT_S):
             for connection in opened:
@@ -163,7 +163,7 @@ async def _finish(opened: "Sequence[_Connection]", within_s: float) -> None:
             connection.abort()
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection; see RFC 9113 for the frames."""
 
     def __init__(self, result: Result, next_request: Callable[[], Request | None]) -> None:
@@ -173,10 +173,10 @@ class _Connection(asyncio.Protocol):
         self._received = b""
         self._outgoing: list[bytes] = [
             PREFACE,
-            _frame_start(12, SETTINGS, 0) + bytes(4)
+            frame_start(12, SETTINGS, 0) + bytes(4)
             + INITIAL_WINDOW_SIZE.to_bytes(2) + WINDOW_MAX.to_bytes(4)
             + ENABLE_PUSH.to_bytes(2) + bytes(4),
-            _window_update(WINDOW_MAX - 65_535),
+            window_update(WINDOW_MAX - 65_535),
         ]  # fmt: skip
         self._stream = 1
         self._started: dict[int, float] = {}
@@ -203,6 +203,9 @@ class _Connection(asyncio.Protocol):
         if self._outgoing and self._transport is not None:
             self._transport.write(b"".join(self._outgoing))
             self._outgoing.clear()
+
+    def arrived(self, stream: int) -> None:
+        """Is told that data came for a stream: for who holds streams open."""
 
     def close_when_idle(self) -> None:
         """Closes the connection once every call is answered."""
@@ -242,6 +245,7 @@ class _Connection(asyncio.Protocol):
                 self._unacknowledged += length
                 if length:
                     self._answered.add(stream)
+                    self.arrived(stream)
                 if flags & END_STREAM:
                     self._ended(stream)
             elif kind == HEADERS:
@@ -253,16 +257,16 @@ class _Connection(asyncio.Protocol):
         self._received = received[at:]
         if self._unacknowledged > WINDOW_STEP:
             self._result.bytes_received += self._unacknowledged
-            self._outgoing.append(_window_update(self._unacknowledged))
+            self._outgoing.append(window_update(self._unacknowledged))
             self._unacknowledged = 0
         self.flush()
         self._close_if_idle()
 
     def _on_control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == SETTINGS and not flags & ACK:
-            self._outgoing.append(_frame_start(0, SETTINGS, ACK) + bytes(4))
+            self._outgoing.append(frame_start(0, SETTINGS, ACK) + bytes(4))
         elif kind == PING and not flags & ACK:
-            self._outgoing.append(_frame_start(8, PING, ACK) + bytes(4) + payload)
+            self._outgoing.append(frame_start(8, PING, ACK) + bytes(4) + payload)
         elif kind == RST_STREAM:
             self._answered.discard(stream)
             self._ended(stream)
@@ -292,13 +296,14 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-def _frame_start(length: int, kind: int, flags: int) -> bytes:
+def frame_start(length: int, kind: int, flags: int) -> bytes:
     """A frame's header up to its stream number."""
     return length.to_bytes(3) + bytes((kind, flags))
 
 
-def _window_update(increment: int) -> bytes:
-    return _frame_start(4, WINDOW_UPDATE, 0) + bytes(4) + increment.to_bytes(4)
+def window_update(increment: int) -> bytes:
+    """A whole frame that lets the server send so many more bytes on the connection."""
+    return frame_start(4, WINDOW_UPDATE, 0) + bytes(4) + increment.to_bytes(4)
 
 
 def _string(text: str) -> bytes:

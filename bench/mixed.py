@@ -114,9 +114,9 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
     )
     return [
         at_most("mixed_home_p99", home.percentile_ms(0.99), "ms",
-                goal=HOME_GOAL_MS, errors=mix.failed, how=how),
+                value_goal=HOME_GOAL_MS, errors=mix.failed, how=how),
         at_most("mixed_post_p99", post.percentile_ms(0.99), "ms",
-                goal=POST_GOAL_MS, errors=mix.failed, how=how),
+                value_goal=POST_GOAL_MS, errors=mix.failed, how=how),
         at_least("mixed_rate", highest / 2, "calls/s", how=how),
     ]  # fmt: skip
 

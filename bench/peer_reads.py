@@ -12,7 +12,8 @@ from bench.stack import PEER_SERVICE, BenchStack
 from bench.tools import LoadFailed
 from bench.world import World
 from storage import valkey
-from storage.timelines import Keys, WindowKind, decode
+from storage.timelines import Keys, WindowKind
+from storage.windows import decode
 
 TURNS, TURN_S = 2, 1.5
 FEED_LENGTH = 400  # Mastodon's MAX_ITEMS

@@ -55,14 +55,28 @@ def at_least(
     )
 
 
-def at_most(name: str, value: float, unit: str, *, goal: float, errors: int = 0, how: str) -> Row:
-    """Returns a row whose value must not be above a goal, in a run that saw no errors."""
+def at_most(
+    name: str,
+    value: float,
+    unit: str,
+    *,
+    value_goal: float | None = None,
+    errors: int = 0,
+    against: str = "",
+    how: str,
+) -> Row:
+    """Returns a row whose value must not be higher than its goal, if it has one, in a run that saw
+    no errors."""
+    goal, met = "", None
+    if value_goal is not None:
+        goal, met = f"value <= {value_goal:,g}", value <= value_goal and not errors
     return Row(
         name=name,
         value=_rounded(value),
         unit=unit,
-        goal=f"value <= {goal:g}",
-        met=value <= goal and not errors,
+        against=against,
+        goal=goal,
+        met=met,
         how=how,
     )
 

@@ -8,7 +8,7 @@ the relay and the worker before it fills the log, and runs an echo beside them.
 import os
 import shutil
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from storage import database
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER_SERVICE = "bench.PeerService"
-ECHO_SERVICES = ("chirp.v1.TimelineService", "chirp.v1.TweetService")
+PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "gen")))
 STOP_S = 2.0
 
 
@@ -74,15 +74,28 @@ class BenchStack:
     async def start_echo(self, page: bytes, tweet: bytes) -> tuple[int, int]:
         """Starts the echo and a gateway before it, which differs from Chirp's in its upstream
         only. Returns the ports of both."""
-        port, gateway_port = embedded.free_port(), embedded.free_port()
-        files = [self.folder / "page.bin", self.folder / "tweet.bin"]
-        for file, content in zip(files, (page, tweet), strict=True):
-            file.write_bytes(content)
-        listen = f"127.0.0.1:{port}"
-        arguments = [listen, *map(str, files)]
-        await self._start_python("echo", "bench.echo", arguments, ECHO_SERVICES)
+        gateway_port = embedded.free_port()
+        port = await self.start_echo_of(
+            {
+                "chirp.v1.TimelineService/GetHomeTimeline": page,
+                "chirp.v1.TweetService/CreateTweet": tweet,
+            }
+        )
         await self._start("echo-gateway", self._echo_gateway(port, gateway_port))
         return port, gateway_port
+
+    async def start_echo_of(self, answers: Mapping[str, bytes]) -> int:
+        """Starts the echo with the answers of some methods (service/method); returns its port."""
+        port = embedded.free_port()
+        arguments: list[str] = []
+        for number, (method, content) in enumerate(answers.items()):
+            file = self.folder / f"echo-{number}.bin"
+            file.write_bytes(content)
+            arguments.append(f"{method}={file}")
+        listen = f"127.0.0.1:{port}"
+        services = tuple({method.partition("/")[0] for method in answers})
+        await self._start_python("echo", "bench.echo", [listen, *arguments], services)
+        return port
 
     async def start_peers(self) -> int:
         """Starts the server of other systems' command mixes; returns its port."""
@@ -123,7 +136,7 @@ class BenchStack:
         spec = ChildSpec(
             name=name,
             command=[sys.executable, "-m", module, *arguments],
-            environment={**os.environ, **stores, "PYTHONPATH": str(ROOT)},
+            environment={**os.environ, **stores, "PYTHONPATH": PYTHONPATH},
             log=self.folder / "logs" / f"{name}.log",
             ready=lambda: probes.grpc_serving(arguments[0], services),
             stop_within_s=STOP_S,
@@ -149,8 +162,12 @@ class BenchStack:
                     tweet_server=real["tweet_server"],
                     graph_server=real["graph_server"],
                     timeline_server=[Endpoint("127.0.0.1", port)],
+                    notification_server=real["notification_server"],
                     outbox_relay=real["outbox_relay"],
                     fanout_worker=real["fanout_worker"],
+                    trend_server=real["trend_server"],
+                    trend_worker=real["trend_worker"],
+                    notification_worker=real["notification_worker"],
                     descriptor=localstack.DESCRIPTOR,
                     jwks=self.settings.keys / tokens.JWKS_FILE,
                     access_log=self.folder / "logs" / "echo-access.log",

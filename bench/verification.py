@@ -42,7 +42,7 @@ async def measure(
         )
         report = await verifying.verify(viewers, progress)
     return at_most(
-        "verify", len(report.differences), "timelines that differ", goal=0,
+        "verify", len(report.differences), "timelines that differ", value_goal=0,
         how=f"as `chirp verify`, when the rows above were measured: {report.accounts} accounts,"
         f" {len(users)} of them among those who read meanwhile, {AT_RANDOM} at random over all;"
         f" {report.entries:,} entries on {report.pages:,} pages compared with the oracle's SQL",

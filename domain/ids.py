@@ -57,3 +57,8 @@ class SnowflakeGenerator:
 def minted_at_ms(snowflake: int) -> int:
     """Returns the time in an id, in milliseconds since 1970."""
     return (snowflake >> (WORKER_BITS + SEQUENCE_BITS)) + EPOCH_MS
+
+
+def first_id_at(ms: int) -> int:
+    """Returns the lowest id that can be minted at a time, in milliseconds since 1970."""
+    return max(ms - EPOCH_MS, 0) << (WORKER_BITS + SEQUENCE_BITS)

@@ -101,10 +101,19 @@ def draft(
 
 def hashtags(content: str) -> list[str]:
     """Returns the folded hashtags (NFKC, case-folded, no #), each once, in order of appearance."""
-    found = (fold(match[1]) for match in _HASHTAG.finditer(_without_urls(content)))
-    return list(
-        dict.fromkeys(tag for tag in found if len(tag) <= HASHTAG_MAX and _TAG.fullmatch(tag))
-    )
+    return list(_spelled_hashtags(content))
+
+
+def spellings(content: str, hashtags: Sequence[str]) -> list[str]:
+    """Returns how each of a tweet's hashtags is spelled in it, without #; where it stands twice,
+    the first time."""
+    spelled = _spelled_hashtags(content) if hashtags else {}
+    return [spelled.get(name, name) for name in hashtags]
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text, spelled or folded, can be a hashtag, without #."""
+    return len(text) <= HASHTAG_MAX and _TAG.fullmatch(text) is not None
 
 
 def fold(tag: str) -> str:
@@ -121,6 +130,15 @@ def mentioned_names(content: str) -> list[str]:
     """Returns the names after @, in lower case, each once, in order, at most MENTIONS_MAX."""
     names = (match[1].lower() for match in _MENTION.finditer(_without_urls(content)))
     return list(dict.fromkeys(names))[:MENTIONS_MAX]
+
+
+def _spelled_hashtags(content: str) -> dict[str, str]:
+    spelled: dict[str, str] = {}
+    for match in _HASHTAG.finditer(_without_urls(content)):
+        name = fold(match[1])
+        if is_tag(name):
+            spelled.setdefault(name, match[1])
+    return spelled
 
 
 def _without_urls(content: str) -> str:

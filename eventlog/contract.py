@@ -42,8 +42,9 @@ class LogLost(EventLogError):
 
 
 class RecordsMissed(LogLost):
-    """A consumer was so far behind that records it had not read were trimmed. Starting over helps
-    it to what the outbox still has, but not when it stays slower than the log: do it rarely."""
+    """A consumer or reader was so far behind that records it had not read were trimmed. Starting
+    over helps it to what the outbox still has, but not when it stays slower than the log: do it
+    rarely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,30 @@ class Consumer(Protocol):
         ...
 
 
+class Reader(Protocol):
+    """Reads the log from anywhere, without a group: nothing is committed, nobody waits for it.
+
+    It is told after which position to read in each partition, and remembers nothing. Positions of
+    one partition are ordered by `positions.order`. Raises what the log's client raises when the log
+    is away; calling again is then safe.
+    """
+
+    async def newest(self, count: int) -> list[str]:
+        """Returns a position for each partition, behind which its newest `count` records stand, or
+        fewer where some were trimmed or the log was started over."""
+        ...
+
+    async def read(self, after: Sequence[str], max_records: int, wait_ms: int) -> list[Record]:
+        """Returns about `max_records` records that stand behind these positions, one for each
+        partition; the records of a partition are together and in order. Their fence is 0. Fewer
+        than `max_records` by the number of partitions are all that there were.
+
+        Blocks up to `wait_ms` while there are none. Raises RecordsMissed where records behind a
+        position are not kept any more: what was lost and sent again counts as kept.
+        """
+        ...
+
+
 class EventLog(Protocol):
     """The log. Writing methods are for its one writer, the relay."""
 
@@ -133,6 +158,10 @@ class EventLog(Protocol):
     def consumer(self, group: str, member: str) -> AbstractAsyncContextManager[Consumer]:
         """Joins a group; on leaving, hands its partitions over at once. `member` is for people:
         two members may bear one name. A new group begins with the oldest record kept."""
+        ...
+
+    def reader(self) -> Reader:
+        """Returns a reader without a group. Does not block."""
         ...
 
     async def rewind(self, group: str) -> None:

@@ -14,6 +14,15 @@ def parse(position: str) -> StreamId:
     return int(epoch), int(count)
 
 
+def order(position: str) -> StreamId:
+    """Returns what the positions of one partition are ordered by; the least for an empty one."""
+    if not position:
+        return START
+    # Engines may put more behind the count.
+    epoch, count = position.split("-")[:2]
+    return int(epoch), int(count)
+
+
 def render(stream_id: StreamId) -> str:
     """Returns the position of an epoch and a count."""
     return f"{stream_id[0]}-{stream_id[1]}"

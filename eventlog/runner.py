@@ -24,6 +24,8 @@ from eventlog.contract import Consumer, EventLog, Handler, LeaseLost, Record
 from eventlog.deadletters import DeadLetters, describe
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from eventlog.valkey_streams import ValkeyStreams
+from mesh import metrics
+from mesh.metrics import Sample
 from mesh.settings import Settings
 
 POLL_WAIT_MS = 500
@@ -91,9 +93,17 @@ class Runner:
             raise
         return len(records)
 
+    def owned(self) -> Mapping[int, int]:
+        """The partitions that this member owns now, each with its fence."""
+        return self._consumer.owned()
+
     async def lag(self) -> Mapping[int, int]:
         """Records per partition that the whole group has not committed."""
         return await self._event_log.lag(self._group)
+
+    async def collect(self) -> list[Sample]:
+        """Returns the lag as a metric."""
+        return metrics.by_partition(metrics.EVENT_LAG, self._group, await self.lag())
 
     async def _work(self, records: Sequence[Record]) -> None:
         try:

@@ -14,6 +14,7 @@ from eventlog.client import Call, Valkey
 from eventlog.contract import EventLogError, Fenced, LogLost, Outgoing, RecordsMissed, partition_of
 from eventlog.positions import StreamId, parse
 from eventlog.valkey_consumer import ValkeyConsumer
+from eventlog.valkey_reader import ValkeyReader
 from mesh.settings import Settings
 
 # A delayed earlier try can slip in between two appends only as often as there were tries.
@@ -96,6 +97,10 @@ class ValkeyStreams:
         )
         async with consumer.beating():
             yield consumer
+
+    def reader(self) -> ValkeyReader:
+        """See EventLog."""
+        return ValkeyReader(self._valkey, self.partitions)
 
     async def rewind(self, group: str) -> None:
         """See EventLog."""

@@ -1,11 +1,12 @@
 """Binds a service of the protos to the object that answers it: authentication, access rule, error
-table and byte answers, in one plain coroutine around each method.
+table and byte answers, in one plain coroutine around each method; streams by `streams.py`.
 
 grpc.aio's own interceptors cost an extra task switch each; a closure costs a call.
 """
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,10 +15,11 @@ from google.protobuf import descriptor, message_factory
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
-from domain.errors import ServicesOnly, Unauthenticated
+from domain.errors import ChirpError, ServicesOnly, Unauthenticated
 from domain.ids import UserId
 from mesh import errors
 from mesh.access import RULES, Access
+from mesh.streams import Answers, Frames, Gone, OpenStream, Streams
 from mesh.tokens import Claims, TokenVerifier
 
 BEARER = "Bearer "
@@ -31,6 +33,13 @@ class Call:
     """What a method is told about its caller."""
 
     claims: Claims
+    open_stream: OpenStream | None = None
+
+    @property
+    def stream(self) -> OpenStream:
+        """The stream that a streaming method fills."""
+        assert self.open_stream is not None, "only streaming methods have one"
+        return self.open_stream
 
     @property
     def user_id(self) -> UserId | None:
@@ -45,6 +54,7 @@ class Call:
 
 
 Method = Callable[[Any, Call], Awaitable[Message | bytes]]
+StreamMethod = Callable[[Any, Call], Answers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +63,52 @@ class BoundService:
 
     full_name: str
     handler: grpc.GenericRpcHandler
+    streams: Streams | None = None
+    """The process's open streams, where the service has streaming methods."""
+    is_ready: Callable[[], bool] | None = None
+    """Whether its health is SERVING, asked again and again; None where it always is."""
 
 
 def bind(
     service: descriptor.ServiceDescriptor,
     servicer: object | tuple[object, ...],
     verifier: TokenVerifier,
+    streams: Streams | None = None,
+    is_ready: Callable[[], bool] | None = None,
 ) -> BoundService:
     """Binds every method of `service` to the method of the same name of `servicer`, or of the one
     of several that has it.
 
     A method takes the request and a `Call`, and returns the answer's message, or its serialised
     bytes, which go out as they are. It raises `domain.errors`; anything else becomes INTERNAL.
+    A streaming method is an async generator of such answers (`streams.py`) and needs `streams`,
+    of which a process has one. Raises TypeError where its answer is not a stream's. `is_ready` is
+    for a service that not every replica serves at any time: callers find one that does.
     """
     servicers = cast("tuple[object, ...]", servicer if isinstance(servicer, tuple) else (servicer,))
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in service.methods:
         path = f"/{service.full_name}/{method.name}"
-        request_class = message_factory.GetMessageClass(method.input_type)
-        handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            _answering(path, _method(servicers, method.name), verifier),
-            request_deserializer=request_class.FromString,
+        bound = _method(servicers, method.name)
+        if method.server_streaming:
+            assert streams is not None, f"{path} is a stream: bind it with the process's Streams"
+            kind: Any = grpc.unary_stream_rpc_method_handler
+            answer = _streaming(
+                path, cast(StreamMethod, bound), verifier, streams, Frames(method.output_type)
+            )
+        else:
+            kind = grpc.unary_unary_rpc_method_handler
+            answer = _answering(path, cast(Method, bound), verifier)
+        handlers[method.name] = kind(
+            answer,
+            request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
             response_serializer=_serialise,
         )
     return BoundService(
-        service.full_name, grpc.method_handlers_generic_handler(service.full_name, handlers)
+        service.full_name,
+        grpc.method_handlers_generic_handler(service.full_name, handlers),
+        streams,
+        is_ready,
     )
 
 
@@ -101,9 +132,9 @@ def authenticate(
     return ANONYMOUS
 
 
-def _method(servicers: tuple[object, ...], name: str) -> Method:
+def _method(servicers: tuple[object, ...], name: str) -> object:
     (method,) = [getattr(each, name) for each in servicers if hasattr(each, name)]
-    return cast(Method, method)
+    return method
 
 
 def _answering(path: str, method: Method, verifier: TokenVerifier) -> Any:
@@ -115,14 +146,45 @@ def _answering(path: str, method: Method, verifier: TokenVerifier) -> Any:
             return await method(request, Call(authenticate(metadata, rule, verifier)))
         except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
             known = errors.translate(error, path)
-        status = cast(Any, rpc_status.to_status(errors.to_status(known)))
-        trailing = tuple(status.trailing_metadata)
-        if isinstance(known, errors.RETRYABLE):
-            # With the status, because abort() drops what was set before it.
-            trailing = (*trailing, ("retry-after", str(errors.RETRY_AFTER_S)))
-        return await context.abort(status.code, status.details, trailing)
+        return await _abort(context, known)
 
     return answer
+
+
+def _streaming(
+    path: str, method: StreamMethod, verifier: TokenVerifier, streams: Streams, frames: Frames
+) -> Any:
+    rule = RULES[path]
+
+    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        stream = OpenStream(context, frames)
+        try:
+            claims = authenticate(cast(Any, context.invocation_metadata()), rule, verifier)
+            streams.admit(stream, claims)
+            await stream.run(method(request, Call(claims, stream)))
+            return
+        except Gone:
+            return
+        except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
+            known = errors.translate(error, path)
+        finally:
+            streams.dismiss(stream)
+        if not stream.begun:
+            await _abort(context, known)
+        # A gateway cannot signal an error in the middle of a stream: the last message says it.
+        with suppress(Gone):
+            await stream.finish(known.reason)
+
+    return answer
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], known: ChirpError) -> Any:
+    status = cast(Any, rpc_status.to_status(errors.to_status(known)))
+    trailing = tuple(status.trailing_metadata)
+    if isinstance(known, errors.RETRYABLE):
+        # With the status, because abort() drops what was set before it.
+        trailing = (*trailing, ("retry-after", str(errors.RETRY_AFTER_S)))
+    return await context.abort(status.code, status.details, trailing)
 
 
 def _serialise(answer: Message | bytes) -> bytes:

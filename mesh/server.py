@@ -5,17 +5,20 @@ it is ready, and drains when told to stop.
 
 The stop order, on SIGTERM or SIGINT:
  1. health answers NOT_SERVING, and stays so for `drain_delay_s`: balancers look elsewhere;
- 2. no more calls are taken, running ones get `drain_grace_s` to finish; loops of workers end;
- 3. pools and connections close.
+ 2. streams end with DRAINING, so that their readers come back, elsewhere;
+ 3. no more calls are taken, running ones get `drain_grace_s` to finish; loops of workers end;
+ 4. pools and connections close.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, cast
 
 import grpc
@@ -23,13 +26,25 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from mesh import metrics
 from mesh import settings as settings_module
+from mesh.metrics import Collector, Sample
 from mesh.rpc import BoundService
 from mesh.settings import Settings
+from mesh.streams import Streams
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 # Envoy and clients ping idle connections; a server that counts pings as strikes drops them.
 PING_INTERVAL_MIN_MS = 5_000
+
+SERVING, NOT_SERVING = (
+    health_pb2.HealthCheckResponse.SERVING,
+    health_pb2.HealthCheckResponse.NOT_SERVING,
+)
+# New objects in containers before the young are looked through, then how often that happens before
+# the older ones and all are: all after ten million that stayed, and never for those that went.
+GARBAGE_THRESHOLDS = 10_000, 10, 100
+HEALTH_LOOK_S = 0.1  # how often a service is asked whether it is ready
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -49,6 +64,8 @@ class Process:
 
     services: Sequence[BoundService] = ()
     loops: Sequence[Callable[[], Coroutine[Any, Any, None]]] = field(default=())
+    collectors: Sequence[Collector] = ()
+    """What it tells of itself in numbers, besides its open streams."""
 
 
 Opener = Callable[[Settings], AbstractAsyncContextManager[Process]]
@@ -86,10 +103,14 @@ def main(name: str, opener: Opener) -> None:
 
 @asynccontextmanager
 async def serving(settings: Settings, services: Sequence[BoundService]) -> AsyncGenerator[Serving]:
-    """Serves gRPC with health and reflection; on leaving, takes no more calls and lets running
-    ones finish. Tests use it in process. Raises OSError where the address is taken."""
+    """Serves gRPC with health and reflection; on leaving, ends streams, takes no more calls and
+    lets running ones finish. Tests use it in process. Raises OSError where the address is taken."""
+    streams = {service.streams for service in services if service.streams is not None}
+    # Open streams must not use up what is for calls.
+    calls_max = settings.concurrent_calls_max + len(streams) * settings.streams_max
     server = grpc.aio.server(
-        options=SERVER_OPTIONS, maximum_concurrent_rpcs=settings.concurrent_calls_max
+        options=(*SERVER_OPTIONS, *_pending(calls_max)),
+        maximum_concurrent_rpcs=calls_max,
     )
     health_servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -105,12 +126,58 @@ async def serving(settings: Settings, services: Sequence[BoundService]) -> Async
         raise OSError(f"cannot listen on {settings.listen}; set CHIRP_LISTEN") from error
     await server.start()
     for name in ("", *names):
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await health_servicer.set(name, SERVING)
+    loops = [asyncio.create_task(each.beat()) for each in streams]
+    loops += [
+        asyncio.create_task(_tell_health(health_servicer, service.full_name, service.is_ready))
+        for service in services
+        if service.is_ready is not None
+    ]
     try:
         yield Serving(port, server, health_servicer)
     finally:
         await health_servicer.enter_graceful_shutdown()
+        for each in streams:
+            each.drain()
         await server.stop(settings.drain_grace_s)
+        for task in loops:
+            task.cancel()
+
+
+def _pending(calls_max: int) -> tuple[tuple[str, int], ...]:
+    # Calls that Python has not looked at yet. gRPC's own bound of 1,000 ends more as CANCELLED,
+    # which tells clients nothing, when thousands of streams come back at the same time.
+    return (
+        ("grpc.server.max_pending_requests", calls_max),
+        ("grpc.server.max_pending_requests_hard_limit", calls_max),
+    )
+
+
+async def _tell_health(health_servicer: Health, name: str, is_ready: Callable[[], bool]) -> None:
+    told = SERVING
+    while True:
+        wanted = SERVING if is_ready() else NOT_SERVING
+        if wanted != told:
+            await health_servicer.set(name, wanted)
+            told = wanted
+        await asyncio.sleep(HEALTH_LOOK_S)
+
+
+def _calm_collector() -> None:
+    """Lets Python look for cyclic garbage less often. Most garbage here has no cycles and goes at
+    once; looking through all that thousands of streams hold takes a tenth of a second and more, in
+    which nothing is answered. What is there at the start stays, and need not be looked through."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+
+def _stream_collectors(services: Sequence[BoundService]) -> list[Collector]:
+    async def collect(streams: Streams) -> list[Sample]:
+        return [Sample(metrics.OPEN_STREAMS, streams.count)]
+
+    opened = {service.streams for service in services if service.streams is not None}
+    return [partial(collect, streams) for streams in opened]
 
 
 async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> None:
@@ -120,8 +187,13 @@ async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> No
         loop.add_signal_handler(number, stop.set)
     async with opener(settings) as process:
         tasks = [asyncio.create_task(run()) for run in process.loops]
-        async with serving(settings, process.services) as server:
+        collectors = [*process.collectors, *_stream_collectors(process.services)]
+        async with (
+            metrics.exposing(settings.metrics_listen, collectors),
+            serving(settings, process.services) as server,
+        ):
             log.info("%s serves on port %d", name, server.port)
+            _calm_collector()
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()

@@ -5,10 +5,12 @@ value stops a process at start with one line that names it.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from domain.trend import Rules, Statistic
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -32,6 +34,8 @@ class Settings(BaseSettings):
     """The folder that `chirp up` keeps everything in."""
     listen: str = "127.0.0.1:0"
     """host:port that this server's or worker's gRPC listens on; port 0 takes a free one."""
+    metrics_listen: str = ""
+    """host:port that answers `GET /metrics` to Prometheus; nothing does where it is empty."""
     keys: Path = Path(".chirp/keys")
     """The folder with private.pem (graph_server and the command line only), jwks.json, and
     service.jwt, the token by which Chirp's services know each other."""
@@ -51,6 +55,12 @@ class Settings(BaseSettings):
     """UserService, UserDirectoryService and GraphService."""
     timeline_target: str = "dns:///127.0.0.1:50053"
     """TimelineService."""
+    trend_target: str = "dns:///127.0.0.1:50054"
+    """TrendService."""
+    trend_count_target: str = "dns:///127.0.0.1:50055"
+    """TrendCountService, answered by the trend worker."""
+    notification_target: str = "dns:///127.0.0.1:50056"
+    """NotificationService."""
 
     # Identity
     token_issuer: str = "chirp"  # noqa: S105 - a name, no secret
@@ -74,6 +84,8 @@ class Settings(BaseSettings):
     """Logical shards of timelines and follower lists; fixed for ever once the database is made."""
     timeline_keep_days: Annotated[int, Field(ge=1, le=365)] = 30
     """A timeline that nobody read for so long is no longer materialised."""
+    notification_keep_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """A notification that nothing has touched for so long is deleted."""
     influencer_followers: Annotated[int, Field(ge=1)] = 10_000
     """From so many followers on, an account's tweets are not pushed to all of them."""
     celebrity_followers: Annotated[int, Field(ge=1)] = 1_000_000
@@ -103,6 +115,29 @@ class Settings(BaseSettings):
     outbox_keep_hours: Annotated[int, Field(ge=1)] = 24
     """How long sent events stay in the outbox, so that a lost log can be filled again."""
 
+    # Trends. What the defaults are good for: docs/decisions/0011, `chirp trends backtest --grid`
+    trend_authors_min: Annotated[int, Field(ge=1, le=1_000)] = 3
+    """A tag trends only when so many different authors used it within the hour."""
+    trend_place_tags_min: Annotated[int, Field(ge=0, le=50)] = 3
+    """A place where fewer tags trend answers its parent's list instead."""
+    trend_statistic: Literal["chi_squared", "poisson"] = "chi_squared"
+    """What the order `rising` ranks by: see `domain/trend.py`."""
+    trend_surprise_min: Annotated[float, Field(ge=0)] = 12.0
+    """A tag rises only when it is at least so surprising."""
+    trend_baseline_min: Annotated[float, Field(gt=0, le=1_000)] = 1.0
+    """What a tag without a past is expected to have in an hour."""
+    trend_overdispersion: Annotated[float, Field(ge=0, le=10)] = 0.3
+    """By how much more than chance the hours of one tag differ, for the order `rising`."""
+    trend_refresh_ms: Annotated[int, Field(ge=10, le=60_000)] = 1_000
+    """How often the trend worker ranks anew."""
+    trend_poll_ms: Annotated[int, Field(ge=5, le=10_000)] = 50
+    """How often a trend server asks for new rankings."""
+    trend_uses_max: Annotated[int, Field(ge=1_000)] = 5_000_000
+    """Uses of the last two hours that the trend worker keeps, at about 250 bytes each. Above it the
+    least used tags are dropped, never one that is on a list."""
+    trend_places_max: Annotated[int, Field(ge=10, le=65_000)] = 5_000
+    """Places that the trend worker knows; uses at further ones count for their parents."""
+
     # Limits
     database_pool_max: Annotated[int, Field(ge=1, le=1000)] = 8
     """Connections to PostgreSQL of one process."""
@@ -113,7 +148,22 @@ class Settings(BaseSettings):
     valkey_timeout_s: Annotated[float, Field(gt=0)] = 0.5
     """Longest wait for Valkey before a call does without it."""
     concurrent_calls_max: Annotated[int, Field(ge=1)] = 1_000
-    """Calls that a server works on at once; more are refused as OVERLOADED."""
+    """Calls that a server works on at once; more are refused as OVERLOADED. A server that streams
+    takes more while it has fewer streams than it may have."""
+    streams_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Streams open at once in one server, at 30 kB each; more are refused as OVERLOADED."""
+    user_streams_max: Annotated[int, Field(ge=1)] = 20
+    """Streams that one account has open at once in one server."""
+    stream_buffer_max: Annotated[int, Field(ge=1, le=10_000)] = 256
+    """Tweets that wait for a home stream's reader; with more, the stream reads the log again."""
+    stream_memory: Annotated[int, Field(ge=0, le=10_000)] = 1_000
+    """Records of each partition of the log that a timeline server reads when it starts, so that
+    streams that come back from another server need not read the log."""
+    stream_resume_hours: Annotated[int, Field(ge=1)] = 12
+    """A home stream's resume token is good for so long, also when the event log was lost; less than
+    `outbox_keep_hours`."""
+    heartbeat_s: Annotated[float, Field(ge=1, le=15)] = 10.0
+    """A stream that is silent for so long says that it is alive. At most 15, as clients expect."""
     tweet_cache_bytes: Annotated[int, Field(ge=1_000_000)] = 256_000_000
     """Tweet bytes that a timeline server keeps."""
     user_cache_max: Annotated[int, Field(ge=1)] = 200_000
@@ -128,10 +178,28 @@ class Settings(BaseSettings):
     drain_grace_s: Annotated[float, Field(ge=0, le=300)] = 5.0
     """How long a stopping server lets running calls finish."""
 
+    @property
+    def trend_rules(self) -> Rules:
+        """What may trend, and how surprise is measured."""
+        return Rules(
+            authors_min=self.trend_authors_min,
+            place_tags_min=self.trend_place_tags_min,
+            statistic=Statistic(self.trend_statistic),
+            surprise_min=self.trend_surprise_min,
+            baseline_min=self.trend_baseline_min,
+            overdispersion=self.trend_overdispersion,
+        )
+
     @model_validator(mode="after")
     def _tiers_are_in_order(self) -> "Settings":
         if self.celebrity_followers < self.influencer_followers:
             raise ValueError("CHIRP_CELEBRITY_FOLLOWERS is below CHIRP_INFLUENCER_FOLLOWERS")
+        return self
+
+    @model_validator(mode="after")
+    def _resume_tokens_outlive_a_lost_log(self) -> "Settings":
+        if self.stream_resume_hours > self.outbox_keep_hours:
+            raise ValueError("CHIRP_STREAM_RESUME_HOURS is over CHIRP_OUTBOX_KEEP_HOURS")
         return self
 
 

@@ -121,6 +121,11 @@ class Child:
             self.kill()
             await process.wait()
 
+    async def restart(self) -> None:
+        """Stops the child and starts it again; returns when it is ready. Raises StartError."""
+        await self.stop()
+        await self.start()
+
     def kill(self) -> None:
         """Ends the child at once."""
         if self._supervision is not None:

@@ -40,6 +40,19 @@ def up(
 
 
 @app.command()
+def restart() -> None:
+    """Restart all servers and workers of `chirp up --replicas N`, one replica after the other.
+
+    Nothing that people see is interrupted: calls go to the other replica, streams are told to come
+    back there, and miss nothing. So a new release is put under a running stack.
+    """
+    from mesh import settings
+    from ops import rolling
+
+    typer.echo(rolling.restart(settings.load()))
+
+
+@app.command()
 def migrate() -> None:
     """Bring the database's schema up to date, and make the keys where there are none."""
     import asyncio
@@ -232,6 +245,46 @@ def rebuild(
     raise typer.Exit(module.run(stack.running(), user, from_start=from_start))
 
 
+watch = typer.Typer(
+    help="Watch a stream in the terminal; comes back and goes on where the line broke.",
+    no_args_is_help=True,
+)
+app.add_typer(watch, name="watch")
+
+Watcher = Annotated[str, typer.Argument(help="A username, or the id of an account.")]
+Count = Annotated[int | None, typer.Option(min=1, help="Stop after so many; else with Ctrl-C.")]
+
+
+@watch.command("home")
+def watch_home(user: Watcher, count: Count = None) -> None:
+    """Show what comes into an account's home timeline, as it comes."""
+    from ops import stack
+    from ops import watch as module
+
+    module.home(stack.running(), stack.gateway_url(), user, count)
+
+
+@watch.command("notifications")
+def watch_notifications(user: Watcher, count: Count = None) -> None:
+    """Show what others do that concerns an account, as they do it."""
+    from ops import stack
+    from ops import watch as module
+
+    module.notifications(stack.running(), stack.gateway_url(), user, count)
+
+
+@watch.command("trends")
+def watch_trends(
+    location: Annotated[str, typer.Argument(help="Such as us or us-ny.")] = "world",
+    count: Count = None,
+) -> None:
+    """Show what trends at a place, as it changes."""
+    from ops import stack
+    from ops import watch as module
+
+    module.trends(stack.gateway_url(), location, count)
+
+
 deadletters = typer.Typer(
     help="What consumers could not handle: list it, try it again, throw it away.",
     invoke_without_command=True,
@@ -286,6 +339,53 @@ def discard(
     from ops import stack
 
     typer.echo(f"{asyncio.run(module.discard(stack.running(), group, ids))} discarded")
+
+
+trends = typer.Typer(help="What people talk about.", no_args_is_help=True)
+app.add_typer(trends, name="trends")
+
+
+@trends.callback()
+def about_trends() -> None:
+    """What people talk about."""
+
+
+@trends.command()
+def backtest(
+    files: Annotated[list[Path], typer.Argument(help="CSV: created_at_ms, username, content.")],
+    order: Annotated[str, typer.Option(help="score or rising.")] = "score",
+    at: Annotated[str | None, typer.Option(help="The list of this minute only.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=50, help="Tags of each list.")] = 10,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Say when this tag was first what; may repeat.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw rank and value into a PNG.")] = None,
+    plant: Annotated[
+        list[str] | None, typer.Option(help="TAG:AT:SIZE, a burst for the grid; may repeat.")
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option(help="Compare settings by bursts that are planted into noise.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="So many runs of the grid.")] = 3,
+) -> None:
+    """Replay files of tweets through the code that ranks trends, in simulated time."""
+    from rich.console import Console
+
+    from domain import trend
+    from mesh import settings
+    from ops import trends_backtest as module
+
+    rules = settings.load().trend_rules
+    said = [module.read(file) for file in files]
+    if grid or plant:
+        plants = [module.parse_plant(each) for each in plant or ()]
+        module.run_grid(Console(), said, plants, rules, seeds=seeds)
+        return
+    for each in said:
+        module.run(
+            Console(), each, order=trend.order(order), rules=rules, tags=tag or (), at=at,
+            limit=limit, plot=plot,
+        )  # fmt: skip
 
 
 def _is_the_users(error: Exception) -> bool:

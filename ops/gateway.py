@@ -43,10 +43,18 @@ class Gateway:
     """The replicas of the graph server."""
     timeline_server: Sequence[Endpoint] = (Endpoint("timeline-server", GRPC_PORT),)
     """The replicas of the timeline server."""
+    trend_server: Sequence[Endpoint] = (Endpoint("trend-server", GRPC_PORT),)
+    """The replicas of the trend server."""
+    notification_server: Sequence[Endpoint] = (Endpoint("notification-server", GRPC_PORT),)
+    """The replicas of the notification server."""
     outbox_relay: Sequence[Endpoint] = (Endpoint("outbox-relay", GRPC_PORT),)
     """The replicas of the relay; asked for their health only."""
     fanout_worker: Sequence[Endpoint] = (Endpoint("fanout-worker", GRPC_PORT),)
     """The replicas of the fan-out worker; asked for their health only."""
+    trend_worker: Sequence[Endpoint] = (Endpoint("trend-worker", GRPC_PORT),)
+    """The replicas of the trend worker; asked for their health only."""
+    notification_worker: Sequence[Endpoint] = (Endpoint("notification-worker", GRPC_PORT),)
+    """The replicas of the notification worker; asked for their health only."""
     descriptor: Path = Path("/etc/chirp/descriptor.binpb")
     """gen/descriptor.binpb as Envoy sees it."""
     jwks: Path = Path("/etc/chirp/keys/jwks.json")
@@ -79,8 +87,12 @@ def render(gateway: Gateway) -> str:
         "tweet_server": _endpoints(gateway.tweet_server),
         "graph_server": _endpoints(gateway.graph_server),
         "timeline_server": _endpoints(gateway.timeline_server),
+        "trend_server": _endpoints(gateway.trend_server),
+        "notification_server": _endpoints(gateway.notification_server),
         "outbox_relay": _endpoints(gateway.outbox_relay),
         "fanout_worker": _endpoints(gateway.fanout_worker),
+        "trend_worker": _endpoints(gateway.trend_worker),
+        "notification_worker": _endpoints(gateway.notification_worker),
     }
     text = Template(TEMPLATE.read_text()).substitute(
         {name: json.dumps(value) for name, value in placeholders.items()}

@@ -48,6 +48,9 @@ class LocalStack:
         embedded.choose_ports(settings.free_ports)
         embedded.reserve_port(settings.port)
         self.ports = {kind.name: [embedded.free_port() for _ in range(replicas)] for kind in KINDS}
+        self.metrics_ports = {
+            kind.name: [embedded.free_port() for _ in range(replicas)] for kind in KINDS
+        }
         self.admin_port = embedded.free_port()
 
     @property
@@ -105,9 +108,11 @@ class LocalStack:
     def replicas(self, kinds: Sequence[ProcessKind], addresses: Addresses) -> list[ChildSpec]:
         """Every replica of these servers or workers."""
         return [
-            self._replica(kind, addresses, port, f"{kind.name}-{number}")
+            self._replica(kind, addresses, f"{kind.name}-{number}", port, metrics_port)
             for kind in kinds
-            for number, port in enumerate(self.ports[kind.name], start=1)
+            for number, (port, metrics_port) in enumerate(
+                zip(self.ports[kind.name], self.metrics_ports[kind.name], strict=True), start=1
+            )
         ]
 
     def gateway(self) -> ChildSpec:
@@ -126,8 +131,12 @@ class LocalStack:
                 tweet_server=endpoints["tweet_server"],
                 graph_server=endpoints["graph_server"],
                 timeline_server=endpoints["timeline_server"],
+                trend_server=endpoints["trend_server"],
                 outbox_relay=endpoints["outbox_relay"],
                 fanout_worker=endpoints["fanout_worker"],
+                trend_worker=endpoints["trend_worker"],
+                notification_server=endpoints["notification_server"],
+                notification_worker=endpoints["notification_worker"],
                 descriptor=DESCRIPTOR,
                 jwks=self._keys / tokens.JWKS_FILE,
                 access_log=self.access_log,
@@ -178,11 +187,13 @@ class LocalStack:
             )
         return Backing(f"Valkey ({name})", f"CHIRP_{field.upper()}", url, answers, child)
 
-    def _replica(self, kind: ProcessKind, addresses: Addresses, port: int, name: str) -> ChildSpec:
+    def _replica(
+        self, kind: ProcessKind, addresses: Addresses, name: str, port: int, metrics_port: int
+    ) -> ChildSpec:
         listen = f"127.0.0.1:{port}"
         environment = {
             **os.environ,
-            **processes.process_environment(addresses, listen),
+            **processes.process_environment(addresses, listen, f"127.0.0.1:{metrics_port}"),
             "CHIRP_DATA": str(self._data),  # it runs in another folder
         }
         return ChildSpec(

@@ -68,3 +68,27 @@ async def http_status(host: str, port: int, path: str) -> int:
     except (OSError, TimeoutError):
         return 0
     return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+
+
+async def healthy_ports(host: str, admin_port: int) -> set[int]:
+    """Returns the ports of the upstreams that a gateway holds for healthy, in all its clusters;
+    none where its admin page does not answer."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(host, admin_port)
+            try:
+                request = f"GET /clusters HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
+                writer.write(request.encode())
+                text = (await reader.read()).decode()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return set()
+    # NAME::ADDRESS:PORT::health_flags::healthy, or ::/failed_active_hc and others
+    healthy: dict[int, bool] = {}
+    for line in text.splitlines():
+        parts = line.strip().split("::")
+        if len(parts) == 4 and parts[2] == "health_flags":
+            port = int(parts[1].rpartition(":")[2])
+            healthy[port] = healthy.get(port, True) and parts[3] == "healthy"
+    return {port for port, yes in healthy.items() if yes}

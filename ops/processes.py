@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CONTAINER_PORT = 50051  # in containers, where each process has an address of its own
+# In containers, where each process has an address of its own.
+CONTAINER_PORT = 50051
+CONTAINER_METRICS_PORT = 9100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessKind:
-    """A server or a worker. A worker answers gRPC health only."""
+    """A server or a worker. A worker answers gRPC health, and nobody from outside."""
 
     name: str
     """Also the name of its cluster in the gateway's configuration."""
     services: tuple[str, ...] = ()
     """Full names of its gRPC services; its health is asked for each of them."""
     target: str = ""
-    """The environment variable by which others find it; empty where nobody calls it."""
+    """The environment variable by which others find it; empty where nobody calls it. A worker that
+    has one answers some of Chirp's own services, while it has the lead."""
 
     @property
     def is_server(self) -> bool:
@@ -58,8 +61,20 @@ KINDS: tuple[ProcessKind, ...] = (
         services=("chirp.v1.TimelineService", "chirp.v1.TimelineUpkeepService"),
         target="CHIRP_TIMELINE_TARGET",
     ),
+    ProcessKind(
+        name="trend_server",
+        services=("chirp.v1.TrendService",),
+        target="CHIRP_TREND_TARGET",
+    ),
+    ProcessKind(
+        name="notification_server",
+        services=("chirp.v1.NotificationService",),
+        target="CHIRP_NOTIFICATION_TARGET",
+    ),
     ProcessKind(name="outbox_relay"),
     ProcessKind(name="fanout_worker"),
+    ProcessKind(name="trend_worker", target="CHIRP_TREND_COUNT_TARGET"),
+    ProcessKind(name="notification_worker"),
 )
 
 
@@ -85,9 +100,10 @@ class Addresses:
         }
 
 
-def process_environment(addresses: Addresses, listen: str) -> dict[str, str]:
-    """Returns what one process is told: where everything is, and where it listens (host:port)."""
-    return {**addresses.environment(), "CHIRP_LISTEN": listen}
+def process_environment(addresses: Addresses, listen: str, metrics: str) -> dict[str, str]:
+    """Returns what one process is told: where everything is, where it listens, and where it tells
+    its metrics (host:port)."""
+    return {**addresses.environment(), "CHIRP_LISTEN": listen, "CHIRP_METRICS_LISTEN": metrics}
 
 
 def process_command(kind: ProcessKind, python: str) -> list[str]:

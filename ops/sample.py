@@ -5,7 +5,8 @@ tags, of which one rises now. `ada` follows most; `grace`, `alan` and others of 
 are the most followed. Nobody has a password: `chirp token ada` gives a token.
 
 All of it is one transaction, so there is never half a world. It has no events: the timelines of
-people who did not exist before are in no cache, and the first read of each makes it.
+people who did not exist before are in no cache, and the first read of each makes it; what they are
+told of each other is written here (`sample_notifications.py`).
 """
 
 import asyncio
@@ -21,11 +22,13 @@ from domain.sample_graph import Person
 from domain.sample_tweets import Said
 from domain.tier import Thresholds, Tier
 from mesh.settings import Settings
+from ops import sample_notifications
 from ops.load import progress_bar
 from storage import bulk, valkey
 from storage.bulk import AccountRow, FollowRow, TweetRow
 from storage.database import Connection
 from storage.timelines import TimelineStore
+from storage.trends import TrendStore
 
 SEED = 2024
 PEOPLE = 1_000
@@ -61,7 +64,7 @@ async def make(settings: Settings, *, show_progress: bool) -> None:
     progress = progress_bar()
     progress.disable = not show_progress
     with progress:
-        task = progress.add_task("sample world", total=5)
+        task = progress.add_task("sample world", total=6)
         # Two seconds of computing, which are nobody's while the stack already serves.
         world = await asyncio.to_thread(_imagine, time.time_ns() // 1_000_000)
         progress.advance(task)
@@ -70,10 +73,10 @@ async def make(settings: Settings, *, show_progress: bool) -> None:
             if not await bulk.is_empty(connection):
                 return
             await _write(connection, world, settings, lambda: progress.advance(task))
-        await _forget_pulled(settings)
+        await _forget_cached(settings)
         async with bulk.connect(settings) as connection:
             await bulk.analyze(connection)
-        progress.update(task, completed=5)
+        progress.update(task, completed=6)
 
 
 def _imagine(now_ms: int) -> _World:
@@ -115,7 +118,10 @@ async def _write(
     await bulk.update_tiers(connection, thresholds)
     step()
     tiers = await bulk.fetch_tiers(connection)
-    await bulk.insert_tweets(connection, _tweets(world, tiers))
+    tweets = list(_tweets(world, tiers))
+    await bulk.insert_tweets(connection, tweets)
+    step()
+    await sample_notifications.write(connection, world.follows, tweets)
     step()
 
 
@@ -151,11 +157,13 @@ def _tweets(world: _World, tiers: dict[int, Tier]) -> Iterator[TweetRow]:
         )
 
 
-async def _forget_pulled(settings: Settings) -> None:
-    # A cache that served another database may know who is pulled there.
+async def _forget_cached(settings: Settings) -> None:
     async with valkey.connect(settings.valkey_url, settings) as cache:
+        # A cache that served another database may know who is pulled there.
         store = TimelineStore(cache, settings)
         await valkey.best_effort("forgetting who is pulled", store.drop_pulled_token())
+        # These tweets have no events: the trend worker is to count them from PostgreSQL.
+        await valkey.best_effort("forgetting trends", TrendStore(cache).drop())
 
 
 def _account(account: int, person: Person) -> AccountRow:

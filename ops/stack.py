@@ -1,5 +1,5 @@
 """How the command line finds a running stack: `chirp up` writes `stack.json` into its data folder,
-`chirp load`, `verify`, `token` and `deadletters` read it.
+`chirp load`, `verify`, `token`, `restart` and others read it.
 
     {"process_id": 123, "gateway": "http://127.0.0.1:8080", "gateway_admin": "http://...",
      "settings": {"CHIRP_DATABASE_URL": "...", ...}}
@@ -37,6 +37,12 @@ class Stack:
     """Where everything is, as environment variables."""
     ports: Mapping[str, Sequence[int]]
     """Where the replicas of each server and worker listen."""
+    metrics_ports: Mapping[str, Sequence[int]]
+    """Where they answer `GET /metrics`."""
+    restarts: int = 0
+    """How often all replicas were restarted, one after the other, or it was tried."""
+    restart_problem: str = ""
+    """What went wrong the last time; empty where nothing did."""
 
 
 def settings() -> Settings:

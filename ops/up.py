@@ -10,6 +10,8 @@ It starts, each when what it needs is ready:
 
 It stops in the opposite order, so that no process loses one that it calls: the gateway, the
 servers, the workers, the two Valkeys, PostgreSQL. A second Ctrl-C ends all at once.
+
+On SIGUSR1 (`chirp restart`) it restarts servers and workers one replica after the other.
 """
 
 import asyncio
@@ -18,10 +20,11 @@ import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 from mesh import tokens
 from mesh.settings import Settings
-from ops import datafolder, localstack, stack
+from ops import datafolder, localstack, rolling, stack
 from ops.children import (
     RESTART_DELAY_MAX_S,
     Child,
@@ -82,6 +85,7 @@ async def _run(settings: Settings, replicas: int) -> int:
         loop.add_signal_handler(number, on_signal)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it is
         loop.add_signal_handler(signal.SIGHUP, on_signal)
+    loop.add_signal_handler(signal.SIGUSR1, supervisor.restart_asked.set)
     try:
         await serving
     except asyncio.CancelledError:
@@ -96,7 +100,10 @@ async def _serve(supervisor: "Supervisor") -> None:
         await _make_sample()
         print(welcome(supervisor.gateway_url), flush=True)
         while True:
-            await asyncio.sleep(LOG_CHECK_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOG_CHECK_S):
+                    await supervisor.restart_asked.wait()
+                await supervisor.restart_replicas()
             supervisor.trim_logs()
 
 
@@ -133,6 +140,10 @@ class Supervisor:
         self._data = settings.data.resolve()
         # Groups in the order of their start; they stop in the opposite one.
         self._groups: list[list[Child]] = []
+        self._ours: list[Child] = []
+        """The replicas of our own servers and workers."""
+        self._described: stack.Stack | None = None
+        self.restart_asked = asyncio.Event()
 
     @property
     def gateway_url(self) -> str:
@@ -163,6 +174,28 @@ class Supervisor:
                 for group in reversed(self._groups):
                     await asyncio.gather(*(child.stop() for child in group))
 
+    async def restart_replicas(self) -> None:
+        """Restarts every server and worker: of each kind one at a time, and the next when calls
+        reach that one again. Says in stack.json how it went."""
+        self.restart_asked.clear()
+        assert self._described is not None
+        try:
+            if self._replicas < 2:
+                raise StartError("one replica of each cannot be replaced without a gap")
+            for step in rolling.steps([child.name for child in self._ours]):
+                children = [child for child in self._ours if child.name in step]
+                await asyncio.gather(*(child.restart() for child in children))
+                await rolling.until_reached(self._described, step)
+                self._say(f"restarted {', '.join(step)}")
+            problem = ""
+        except StartError as error:
+            problem = str(error)
+            self._say(problem)
+        self._described = replace(
+            self._described, restarts=self._described.restarts + 1, restart_problem=problem
+        )
+        stack.write(self._data, self._described)
+
     def kill(self) -> None:
         """Ends all children at once."""
         for child in self._children():
@@ -192,12 +225,15 @@ class Supervisor:
         await database.migrate(postgres.url)
         workers = local.replicas([kind for kind in KINDS if not kind.is_server], addresses)
         servers = local.replicas([kind for kind in KINDS if kind.is_server], addresses)
-        await self._start_groups(workers, servers)
+        self._ours = await self._start_groups(workers, servers)
         self._say(f"{len(servers)} servers and {len(workers)} workers are healthy")
         await self._start_groups([local.gateway()])
-        stack.write(self._data, self._description(local, addresses))
+        self._described = self._description(local, addresses)
+        stack.write(self._data, self._described)
 
-    async def _start_groups(self, *groups: "list[ChildSpec] | list[ChildSpec | None]") -> None:
+    async def _start_groups(
+        self, *groups: "list[ChildSpec] | list[ChildSpec | None]"
+    ) -> list[Child]:
         # All at the same time; the first that fails is the one to tell of.
         made = [
             [
@@ -215,6 +251,7 @@ class Supervisor:
             for start in starts:
                 start.cancel()
             await asyncio.gather(*starts, return_exceptions=True)
+        return [child for group in made for child in group]
 
     def _description(self, local: LocalStack, addresses: Addresses) -> stack.Stack:
         tuned = {name: value for name, value in os.environ.items() if name.startswith("CHIRP_")}
@@ -224,4 +261,5 @@ class Supervisor:
             gateway_admin=f"http://127.0.0.1:{local.admin_port}",
             settings={**tuned, **addresses.environment(), "CHIRP_DATA": str(self._data)},
             ports=local.ports,
+            metrics_ports=local.metrics_ports,
         )

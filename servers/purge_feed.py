@@ -30,11 +30,18 @@ class PurgeFeed:
         self._listeners: list[tuple[Callable[[purges.Purge], None], Callable[[], None]]] = []
         self._xid: str | None = None
         self._polled_at = float("-inf")
+        self._polled = asyncio.Event()
 
     @property
     def fresh(self) -> bool:
         """Whether caches hold nothing that changed more than two seconds ago."""
         return time.monotonic() - self._polled_at < STALE_AFTER_S
+
+    async def until_fresh(self) -> None:
+        """Returns when `fresh` holds."""
+        while not self.fresh:
+            self._polled.clear()
+            await self._polled.wait()
 
     def listen(
         self, on_purge: Callable[[purges.Purge], None], forget_all: Callable[[], None]
@@ -59,6 +66,7 @@ class PurgeFeed:
                 self._forget_all()
             self._xid = found.next_xid
         self._polled_at = started
+        self._polled.set()
 
     async def run(self) -> None:
         """Polls until cancelled."""

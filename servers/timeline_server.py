@@ -7,13 +7,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from chirp.v1 import timeline_pb2, tweet_pb2_grpc, user_pb2_grpc
 
+from eventlog.valkey_streams import open_log
 from mesh import clients, rpc, server
 from mesh.server import Process
 from mesh.settings import Settings
+from mesh.streams import Streams
 from mesh.tokens import TokenVerifier
 from servers.explain_service import ExplainService
 from servers.home_skeleton import HomeSkeleton
+from servers.home_stream import Source
+from servers.home_streams import HomeStreams
+from servers.home_watches import Watches
+from servers.log_tail import LogTail
 from servers.purge_feed import PurgeFeed
+from servers.stream_marks import StreamMarks
 from servers.timeline_service import TimelineService
 from servers.tweet_hydrator import TweetHydrator
 from servers.tweet_presenter import TweetPresenter
@@ -58,23 +65,51 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         explaining = ExplainService(
             pool=pool, skeleton=skeleton, timelines=timelines, viewers=viewers, settings=settings
         )
+        presenter = TweetPresenter(names, feed)
         service = TimelineService(
             pool=pool,
             skeleton=skeleton,
             hydrator=hydrator,
-            presenter=TweetPresenter(names, feed),
+            presenter=presenter,
             viewers=viewers,
             marks=ViewerMarks(to_records, metadata, timelines, settings),
             feed=feed,
         )
+        event_log = await stack.enter_async_context(open_log(settings))
+        tail = LogTail(event_log.reader(), event_log.partitions, keep=settings.stream_memory)
+        watches = Watches(viewers.load_without_cache)
+        feed.listen(watches.on_purge, watches.spoil_all)
+        streaming = HomeStreams(
+            source=Source(
+                tail,
+                event_log.reader(),
+                queue_max=settings.stream_buffer_max,
+                resume_s=settings.stream_resume_hours * 3_600,
+            ),
+            watches=watches,
+            hydrator=hydrator,
+            presenter=presenter,
+            names=names,
+            marks=StreamMarks(to_records, metadata),
+            feed=feed,
+            partitions=event_log.partitions,
+            begin_s=settings.call_deadline_s,
+        )
+        tail.prepare(streaming.prepare)
+        tail.listen(streaming.on_seen, streaming.on_begin)
         upkeep = UpkeepService(skeleton, timelines)
         descriptors, verifier = timeline_pb2.DESCRIPTOR.services_by_name, TokenVerifier(settings)
         yield Process(
             services=[
-                rpc.bind(descriptors["TimelineService"], (service, explaining), verifier),
+                rpc.bind(
+                    descriptors["TimelineService"],
+                    (service, explaining, streaming),
+                    verifier,
+                    Streams(settings),
+                ),
                 rpc.bind(descriptors["TimelineUpkeepService"], upkeep, verifier),
             ],
-            loops=[feed.run],
+            loops=[feed.run, tail.run],
         )
         # bench/__main__.py reads these lines.
         for what, hits, misses, size in (

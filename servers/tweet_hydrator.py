@@ -48,6 +48,10 @@ class TweetHydrator:
         """How much is kept, and the bound."""
         return f"{self._bytes} of at most {self._bytes_max} bytes"
 
+    def kept(self, tweet_id: int) -> Record | None:
+        """Returns the record that is kept of a tweet, if there is one."""
+        return self._records.get(tweet_id)
+
     async def hydrate(self, ids: Sequence[int], *, trusted: bool) -> dict[int, Record]:
         """Returns the records of tweets, deleted ones included; unknown ids are left out.
 

@@ -60,19 +60,22 @@ class TweetReader:
             raise TweetNotFound("no such tweet")
         return target
 
-    async def is_blocked(self, user: UserId, authors: Collection[int]) -> bool:
-        """Whether one of the authors blocks the user or is blocked. Never asked in a transaction:
-        a block waits for the account's row, and graph_server's answer would wait for the block.
+    async def blocked_among(self, user: UserId, accounts: Collection[int]) -> set[int]:
+        """Returns which accounts block the user or are blocked. Never asked in a transaction: a
+        block waits for the account's row, and graph_server's answer would wait for the block.
 
         So a write that began before a block was answered may commit after it, as if it had come
         first. What begins after the answer is refused.
         """
-        others = set(authors) - {user}
-        return any([answer.blocked_ids async for answer in self._relations(user, others)])
+        others = set(accounts) - {user}
+        found: set[int] = set()
+        async for answer in self._relations(user, others):
+            found.update(answer.blocked_ids)
+        return found
 
     async def refuse_blocked(self, user: UserId, author: int) -> None:
-        """Raises Blocked where it is so; see `is_blocked`."""
-        if await self.is_blocked(user, [author]):
+        """Raises Blocked where it is so; see `blocked_among`."""
+        if await self.blocked_among(user, [author]):
             raise blocked()
 
     async def hidden(self, user: UserId, accounts: Collection[int]) -> Container[int]:

@@ -55,3 +55,18 @@ class TweetRecordService:
             marked[0].update(await likes.fetch_liked_among(self._pool, user, below))
             marked[1].update(await retweets.fetch_retweeted_among(self._pool, user, below))
         return tweet_pb2.GetViewerMarksResponse(liked=marked[0], retweeted=marked[1], floor=floor)
+
+    async def BatchGetMarks(
+        self, request: tweet_pb2.BatchGetMarksRequest, call: Call
+    ) -> tweet_pb2.BatchGetMarksResponse:
+        """Gets who of the viewers marked which of the tweets."""
+        for field, ids in (("tweetIds", request.tweet_ids), ("userIds", request.user_ids)):
+            if not 1 <= len(ids) <= RECORDS_MAX:
+                raise InvalidArgument.of(field, f"must hold 1 to {RECORDS_MAX} ids")
+        users, ids = request.user_ids, request.tweet_ids
+        liked = await likes.fetch_among(self._pool, users=users, ids=ids)
+        retweeted = await retweets.fetch_among(self._pool, users=users, ids=ids)
+        return tweet_pb2.BatchGetMarksResponse(
+            likes=[tweet_pb2.Mark(user_id=user, tweet_id=tweet) for user, tweet in liked],
+            retweets=[tweet_pb2.Mark(user_id=user, tweet_id=tweet) for user, tweet in retweeted],
+        )

@@ -1,7 +1,7 @@
 """TweetService: creating, reading and deleting tweets. Likes, retweets and threads stand in
 `engagement_service.py` and `thread_service.py`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ from mesh.clients import Metadata
 from mesh.rpc import Call
 from servers import tweet_reader, tweet_records, tweet_writer
 from servers.tweet_reader import TweetReader
-from servers.tweet_writer import AlreadyPosted, Written
+from servers.tweet_writer import AlreadyPosted, Notices, Written
 from storage import tweet_cache, tweets
 from storage.database import Connection, Pool
 from storage.snowflakes import IdMinter
@@ -101,11 +101,9 @@ class TweetService:
         asked = [target for target in (draft.reply_to, draft.quote_of) if target]
         targets = await tweets.fetch_targets(self._pool, asked) if asked else {}
         authors = {target.author_id for target in targets.values()}
-        return _Referred(
-            mentions=await self._resolve(draft.mentioned_names),
-            targets=targets,
-            blocked=await self._reader.is_blocked(author, authors),
-        )
+        mentions = await self._resolve(draft.mentioned_names)
+        blocked = await self._reader.blocked_among(author, authors.union(mentions))
+        return _Referred(mentions, targets, blocked)
 
     async def _insert(
         self, connection: Connection, author: UserId, draft: rules.Draft, referred: "_Referred"
@@ -118,10 +116,16 @@ class TweetService:
         if await tweets.was_posted(connection, author, draft.request_id):
             raise AlreadyPosted
         row = _new_row(TweetId(self._ids.mint()), author, draft, referred)
-        if referred.blocked:
+        if not referred.blocked.isdisjoint(
+            target.author_id for target in referred.targets.values()
+        ):
             raise tweet_reader.blocked()
         return await tweet_writer.insert(
-            connection, row, request_id=draft.request_id, location=draft.location
+            connection,
+            row,
+            request_id=draft.request_id,
+            location=draft.location,
+            notices=referred.notices(draft),
         )
 
     async def _posted(self, author: UserId, request_id: str) -> TweetRow:
@@ -226,7 +230,15 @@ class _Referred:
 
     mentions: Sequence[int]
     targets: Mapping[int, Target]
-    blocked: bool
+    blocked: Set[int]
+    """Those of the mentioned, and of the targets' authors, that block the author or are blocked."""
+
+    def notices(self, draft: rules.Draft) -> Notices:
+        """Returns who is to be notified, and who is not."""
+        return Notices(
+            quoted_author=self.targets[draft.quote_of].author_id if draft.quote_of else 0,
+            refused_mentions=[user for user in self.mentions if user in self.blocked],
+        )
 
 
 def _new_row(

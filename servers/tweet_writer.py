@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from chirp.v1 import events_pb2
 
-from domain import fanout
+from domain import fanout, tweet
 from domain.errors import TweetNotFound, Unauthenticated
 from domain.fanout import Delivery
 from domain.ids import TweetId, UserId
@@ -34,8 +34,25 @@ class Written:
     changed: Sequence[events_pb2.TweetVersion]
 
 
+@dataclass(frozen=True, slots=True)
+class Notices:
+    """What an event tells of a tweet beside its row, so that the right people are notified."""
+
+    quoted_author: int = 0
+    refused_mentions: Sequence[int] = ()
+    """Mentioned accounts that the author blocks, or that block the author."""
+
+
+NO_NOTICES = Notices()
+
+
 async def insert(
-    connection: Connection, row: TweetRow, *, request_id: str, location: str
+    connection: Connection,
+    row: TweetRow,
+    *,
+    request_id: str,
+    location: str,
+    notices: Notices = NO_NOTICES,
 ) -> Written:
     """Inserts a tweet, stamped with the way of its author's tier; `location` is the tweet's own,
     the author's where it is empty. The caller has locked the author's row and knows that the
@@ -60,10 +77,13 @@ async def insert(
     created.delivery = events_pb2.Delivery.ValueType(row.delivery)
     created.first_pulled = first_pulled
     created.hashtags.extend(row.hashtags)
+    created.hashtag_spellings.extend(tweet.spellings(row.content, row.hashtags))
     created.mentions.extend(row.mentions)
     created.reply_to = row.reply_to or 0
     created.quote_of = row.quote_of or 0
     created.location = row.location
+    created.quoted_author_id = notices.quoted_author
+    created.refused_mentions.extend(notices.refused_mentions)
     created.changed.extend(await purge(connection, counted))
     await outbox.insert(connection, partition_key=author, payload=event.SerializeToString())
     return Written(row, list(created.changed))

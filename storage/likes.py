@@ -64,3 +64,15 @@ async def fetch_liked_among(pool: Pool, user: UserId, ids: Sequence[int]) -> lis
             (user, list(ids)),
         )
         return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def fetch_among(
+    pool: Pool, *, users: Sequence[int], ids: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Returns (user, tweet) of the likes of these users and these tweets."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT user_id, tweet_id FROM likes WHERE user_id = ANY(%s) AND tweet_id = ANY(%s)",
+            (list(users), list(ids)),
+        )
+        return [(int(row[0]), int(row[1])) for row in await cursor.fetchall()]

@@ -11,6 +11,7 @@ first can neither mark nor unmark, however long it was asleep.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from storage import database
 from storage.database import Connection
 
 RELAY_LOCK = 0x43686C67  # "Chlg": one relay leads at a time
@@ -45,6 +46,25 @@ async def insert(connection: Connection, *, partition_key: int, payload: bytes) 
     )
 
 
+async def fetch_last_id(connection: Connection) -> int:
+    """Returns the last id that was given out, committed or not."""
+    cursor = await connection.execute("SELECT last_value FROM outbox_id_seq")
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def fetch_horizon(connection: Connection) -> tuple[int, int]:
+    """Returns (newest, oldest running): a transaction id above all that were given out before this
+    call, and the least one that may still be running."""
+    cursor = await connection.execute(
+        "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, pg_current_xact_id()::text"
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[1]), int(row[0])
+
+
 async def count_unsent(connection: Connection) -> int:
     """Returns how many committed events wait for the relay."""
     cursor = await connection.execute("SELECT count(*) FROM outbox WHERE sent_at IS NULL")
@@ -53,23 +73,13 @@ async def count_unsent(connection: Connection) -> int:
 
 
 async def try_lead(connection: Connection) -> bool:
-    """Takes the relays' lock for as long as the connection lives, if nobody has it.
-
-    The server pings a silent holder, so that the lock of a dead machine is free within 11 seconds.
-    """
-    cursor = await connection.execute(
-        "SELECT set_config('tcp_keepalives_idle', '5', false),"
-        " set_config('tcp_keepalives_interval', '2', false),"
-        " set_config('tcp_keepalives_count', '3', false), pg_try_advisory_lock(%s)",
-        (RELAY_LOCK,),
-    )
-    row = await cursor.fetchone()
-    return bool(row and row[3])
+    """Takes the relays' lock for as long as the connection lives, if nobody has it."""
+    return await database.try_lead(connection, RELAY_LOCK)
 
 
 async def stop_leading(connection: Connection) -> None:
     """Frees the relays' lock."""
-    await connection.execute("SELECT pg_advisory_unlock(%s)", (RELAY_LOCK,))
+    await database.stop_leading(connection, RELAY_LOCK)
 
 
 async def take_fence(connection: Connection) -> Lead:

@@ -56,3 +56,16 @@ async def fetch_retweeted_among(pool: Pool, user: UserId, ids: Sequence[int]) ->
             (user, list(ids)),
         )
         return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def fetch_among(
+    pool: Pool, *, users: Sequence[int], ids: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Returns (user, original) of the retweets of these originals by these users."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT author_id, retweet_of FROM tweets WHERE author_id = ANY(%s)"
+            " AND retweet_of = ANY(%s) AND deleted_at IS NULL",
+            (list(users), list(ids)),
+        )
+        return [(int(row[0]), int(row[1])) for row in await cursor.fetchall()]

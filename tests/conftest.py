@@ -70,14 +70,14 @@ def backing() -> Iterator[Settings]:
 @pytest_asyncio.fixture
 async def settings(backing: Settings) -> AsyncGenerator[Settings]:
     """The settings of one test: a database cloned from the template, an empty cache and log."""
-    async with _fresh(backing) as fresh:
+    async with fresh_settings(backing) as fresh:
         yield fresh
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def module_settings(backing: Settings) -> AsyncGenerator[Settings]:
     """The same for all tests of a module, which share one world and use accounts of their own."""
-    async with _fresh(backing) as fresh:
+    async with fresh_settings(backing) as fresh:
         yield fresh
 
 
@@ -85,13 +85,15 @@ async def module_settings(backing: Settings) -> AsyncGenerator[Settings]:
 def settings_sync(backing: Settings) -> Iterator[Settings]:
     """The same for a test that runs an event loop of its own."""
     with asyncio.Runner() as runner:
-        context = _fresh(backing)
+        context = fresh_settings(backing)
         yield runner.run(context.__aenter__())
         runner.run(context.__aexit__(None, None, None))
 
 
 @asynccontextmanager
-async def _fresh(backing: Settings) -> AsyncGenerator[Settings]:
+async def fresh_settings(backing: Settings) -> AsyncGenerator[Settings]:
+    """A database cloned from the template, an empty cache and log: of one test, or of a module
+    whose tests share them."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     base = backing.database_url.rsplit("/", 1)[0]
     async with await psycopg.AsyncConnection.connect(

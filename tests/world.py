@@ -2,9 +2,10 @@
 worker stepped by hand, real PostgreSQL and Valkey beneath."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 from chirp.v1 import (
@@ -34,6 +35,8 @@ from tests.oracle import fetch_oracle
 from workers import fanout_worker, outbox_relay
 from workers.fanout_worker import FanoutWorker
 from workers.outbox_relay import Relay
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -238,6 +241,16 @@ async def open_world(settings: Settings) -> AsyncGenerator[World]:
             worker=worker,
             fanout=fanout,
         )
+
+
+async def allowed(call: Awaitable[T]) -> T | None:
+    """Awaits a call; None where one of the two blocks the other."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        if error.code() != grpc.StatusCode.PERMISSION_DENIED:
+            raise
+        return None
 
 
 def _with_feeds(opener: Opener, feeds: list[PurgeFeed]) -> Opener:

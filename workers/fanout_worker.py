@@ -292,7 +292,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         open_worker(settings) as worker,
         runner.open_runner(settings, GROUP, worker) as group,
     ):
-        yield Process(loops=[group.run])
+        yield Process(loops=[group.run], collectors=[group.collect])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ order of the outbox ids of each key, which is the order of the commits.
     `outbox_keep_hours` are marked unsent, the log starts over, and they are sent again by id.
     Nothing is sent before the last is unmarked, so that no new event overtakes an old one. Those
     rows go no faster than the consumers read.
+ 5. Each event is stamped with its outbox id, and with an id up to which everything was sent before
+    it (`Settled`): so readers know an event that comes again, also in a log that was filled anew.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import psycopg
+from chirp.v1 import events_pb2
 
 from eventlog.contract import EventLog, Fenced, LogLost, Outgoing, RecordsMissed
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
@@ -58,6 +60,9 @@ class Relay:
         self._refill_to = 0
         self._rows_max = min(ROWS_PER_APPEND, settings.eventlog_retention_records // 4)
         self._refilled_for_consumer_at = float("-inf")
+        self._settled = Settled()
+        self._sent_to = 0
+        """Every row up to this id is in the log, or never was nor will be."""
 
     async def run(self) -> None:
         """Works until cancelled. Waits while PostgreSQL or the log is away, or another leads."""
@@ -75,7 +80,7 @@ class Relay:
                         log.info("this relay leads, fence %d", self._fence)
                         await self._lead(connection, backoff)
                     finally:
-                        await _stop_leading(connection)
+                        await outbox.stop_leading(connection)
             except Fenced as error:
                 log.warning("stands by again: %s", error)
             except Exception as error:
@@ -88,6 +93,7 @@ class Relay:
     async def take_over(self, connection: Connection) -> None:
         """Makes this the relay that may append and mark; fills a log that lost records again."""
         lead = await outbox.take_fence(connection)
+        self._sent_to = 0
         self._fence = lead.fence
         self._refill_to = lead.refill_to
         if lead.refilling:
@@ -101,13 +107,15 @@ class Relay:
 
     async def step(self, connection: Connection) -> int:
         """Sends the first unsent rows, up to 1,000; returns how many. Raises Fenced."""
+        settled = self._settled.up_to
         rows = await outbox.fetch_unsent(connection, self._rows_max)
         if not rows:
+            self._sent_to = settled
             return 0
         if rows[0].id <= self._refill_to:
             await self._wait_for_readers()
         try:
-            records = [Outgoing(row.partition_key, row.payload) for row in rows]
+            records = [self._stamped(row) for row in rows]
             await self._event_log.append(records, fence=self._fence)
         except LogLost as error:
             log.warning("the event log lost records, it starts over: %s", error)
@@ -118,7 +126,14 @@ class Relay:
         )
         if not marked:
             raise Fenced("another relay took a higher fence")
+        if len(rows) < self._rows_max:
+            self._sent_to = settled
         return len(rows)
+
+    async def settle(self, connection: Connection) -> None:
+        """Looks up to which id no transaction can add a row any more; what is sent when all of that
+        is sent is stamped with it."""
+        await self._settled.look(connection)
 
     async def check(self, connection: Connection) -> None:
         """Asks the log whether it still holds everything; fills it again where it does not."""
@@ -164,6 +179,7 @@ class Relay:
             backoff.reset()
             now = time.monotonic()
             if now >= check_at:
+                await self.settle(connection)
                 await self.check(connection)
                 check_at = now + CHECK_EVERY_S
             if now >= tidy_at:
@@ -184,6 +200,7 @@ class Relay:
             await asyncio.sleep(REFILL_REST_S)
 
     async def _refill(self, connection: Connection) -> None:
+        self._sent_to = 0
         self._fence = (await outbox.take_fence(connection)).fence
         if not await outbox.begin_refill(connection, fence=self._fence):
             raise Fenced("another relay took a higher fence")
@@ -204,13 +221,37 @@ class Relay:
         self._refill_to = newest
         log.info("the event log starts over; %d events of the outbox are sent again", rows)
 
+    def _stamped(self, row: outbox.Unsent) -> Outgoing:
+        stamp = events_pb2.Event(
+            sequence=row.id,
+            settled=self._sent_to,
+            sent_again_to=self._refill_to if row.id <= self._refill_to else 0,
+        )
+        # Two serialised messages, one behind the other, are one message with the fields of both.
+        return Outgoing(row.partition_key, row.payload + stamp.SerializeToString())
 
-async def _stop_leading(connection: Connection) -> None:
-    try:
-        await outbox.stop_leading(connection)
-    except psycopg.Error:
-        # The lock lives as long as the connection: it must not go back into the pool with it.
-        await connection.close()
+
+class Settled:
+    """Up to which outbox id every row is committed or never will be.
+
+    1. Note the last id that was given out, then a transaction id above all that are running.
+    2. When no transaction below that one runs any more, all that could hold one of those ids have
+       ended. (Each has its transaction id before it takes an outbox id: it locks a row first.)
+    """
+
+    def __init__(self) -> None:
+        self.up_to = 0
+        self._noted: tuple[int, int] | None = None
+
+    async def look(self, connection: Connection) -> None:
+        """Asks PostgreSQL; every second call may bring `up_to` forward."""
+        last_id = await outbox.fetch_last_id(connection)
+        newest, oldest_running = await outbox.fetch_horizon(connection)
+        if self._noted is not None and oldest_running >= self._noted[1]:
+            self.up_to = max(self.up_to, self._noted[0])
+            self._noted = None
+        if self._noted is None:
+            self._noted = last_id, newest
 
 
 @asynccontextmanager

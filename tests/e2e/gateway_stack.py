@@ -12,7 +12,7 @@ import grpc
 import httpx
 import pytest
 import pytest_asyncio
-from chirp.v1 import graph_pb2, timeline_pb2, tweet_pb2, user_pb2
+from chirp.v1 import graph_pb2, notification_pb2, timeline_pb2, trend_pb2, tweet_pb2, user_pb2
 from google.api import httpbody_pb2
 from google.protobuf import message_factory
 from google.protobuf.message import Message
@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2
 
 from domain import errors
 from domain.ids import UserId
-from mesh import rpc, server, tokens
+from mesh import rpc, server, streams, tokens
 from mesh.settings import Settings
 from ops import embedded, gateway
 
@@ -37,12 +37,16 @@ SERVICES = {
     "tweet_server": ("TweetService", "TweetRecordService"),
     "graph_server": ("UserService", "GraphService", "UserDirectoryService"),
     "timeline_server": ("TimelineService",),
+    "trend_server": ("TrendService",),
+    "notification_server": ("NotificationService",),
     "outbox_relay": (),
     "fanout_worker": (),
+    "trend_worker": ("TrendCountService",),
+    "notification_worker": (),
 }
 DESCRIPTORS = {
     name: descriptor
-    for module in (tweet_pb2, user_pb2, graph_pb2, timeline_pb2)
+    for module in (tweet_pb2, user_pb2, graph_pb2, timeline_pb2, trend_pb2, notification_pb2)
     for name, descriptor in module.DESCRIPTOR.services_by_name.items()
 }
 
@@ -65,7 +69,8 @@ class Servicer:
         for method in DESCRIPTORS[service].methods:
             path = f"{service}/{method.name}"
             answer_class = message_factory.GetMessageClass(method.output_type)
-            setattr(self, method.name, self._answering(process, path, answer_class, seen))
+            make = self._streaming if method.server_streaming else self._answering
+            setattr(self, method.name, make(process, path, answer_class, seen))
 
     @staticmethod
     def _answering(
@@ -84,6 +89,33 @@ class Servicer:
             return answer_class()
 
         return answer
+
+    @staticmethod
+    def _streaming(
+        process: str, path: str, _: type[Message], seen: list[Seen]
+    ) -> Callable[[Any, rpc.Call], streams.Answers]:
+        async def answers(request: Any, call: rpc.Call) -> streams.Answers:
+            seen.append(Seen(process, path, request, call, time.monotonic()))
+            if path != "TrendService/StreamTrends":
+                yield streams.HEARTBEAT
+                await asyncio.Event().wait()
+            if request.location == "down":
+                raise errors.Unavailable("a part of Chirp is down; try again")
+            if request.location == "quiet":
+                yield streams.HEARTBEAT
+                await asyncio.Event().wait()
+            for name in ("first", "second"):
+                call.stream.resume_token = name
+                yield trend_pb2.StreamTrendsResponse(
+                    item=trend_pb2.TrendUpdate(trends=[trend_pb2.Trend(tag=name)])
+                )
+            if request.location == "breaks":
+                raise errors.Unavailable("a part of Chirp is down; try again")
+            if request.location == "ends":
+                raise streams.Ended("DONE")
+            await asyncio.Event().wait()
+
+        return answers
 
 
 async def _tweet(tweet_id: int) -> Message | bytes:
@@ -139,7 +171,11 @@ class Stack:
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stack]:
     folder = tmp_path_factory.mktemp("gateway")
     settings = Settings(
-        keys=folder / "keys", listen="127.0.0.1:0", drain_grace_s=0.1, drain_delay_s=0
+        keys=folder / "keys",
+        listen="127.0.0.1:0",
+        drain_grace_s=0.1,
+        drain_delay_s=0,
+        heartbeat_s=1,
     )
     tokens.ensure_keys(settings)
     token = tokens.TokenSigner(settings).sign_user(
@@ -172,8 +208,9 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stac
 
 def bound(process: str, settings: Settings, seen: list[Seen]) -> list[rpc.BoundService]:
     verifier = tokens.TokenVerifier(settings)
+    open_streams = streams.Streams(settings)
     return [
-        rpc.bind(DESCRIPTORS[name], Servicer(process, name, seen), verifier)
+        rpc.bind(DESCRIPTORS[name], Servicer(process, name, seen), verifier, open_streams)
         for name in SERVICES[process]
     ]
 
@@ -188,8 +225,12 @@ def local_gateway(folder: Path, settings: Settings, ports: dict[str, list[int]])
         tweet_server=endpoints("tweet_server"),
         graph_server=endpoints("graph_server"),
         timeline_server=endpoints("timeline_server"),
+        trend_server=endpoints("trend_server"),
+        notification_server=endpoints("notification_server"),
         outbox_relay=endpoints("outbox_relay"),
         fanout_worker=endpoints("fanout_worker"),
+        trend_worker=endpoints("trend_worker"),
+        notification_worker=endpoints("notification_worker"),
         descriptor=Path(__file__).parents[2] / "gen" / "descriptor.binpb",
         jwks=settings.keys / tokens.JWKS_FILE,
         access_log=folder / "access.log",

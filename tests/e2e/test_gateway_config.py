@@ -75,8 +75,25 @@ ROUTES: list[tuple[str, str, dict[str, Any] | None, str, str, dict[str, Any]]] =
      "TimelineService/CountNewer", {"sinceId": "3"}),
     ("GET", "/api/timeline/home:explain?tweetId=3", None, "timeline_server",
      "TimelineService/ExplainHomeTimeline", {"tweetId": "3"}),
+    ("GET", "/api/timeline/home:stream?resumeToken=x", None, "timeline_server",
+     "TimelineService/StreamHomeTimeline", {"resumeToken": "x"}),
     ("GET", "/api/timeline/user/7", None, "timeline_server",
      "TimelineService/GetUserTimeline", {"id": "7"}),
+    ("GET", "/api/notifications?limit=5&cursor=x", None, "notification_server",
+     "NotificationService/ListNotifications", {"limit": 5, "cursor": "x"}),
+    ("POST", "/api/notifications:markRead", {"upToId": "7"}, "notification_server",
+     "NotificationService/MarkRead", {"upToId": "7"}),
+    ("GET", "/api/notifications:stream?resumeToken=x", None, "notification_server",
+     "NotificationService/StreamNotifications", {"resumeToken": "x"}),
+    ("GET", "/api/trends?limit=5&order=rising", None, "trend_server",
+     "TrendService/ListTrends", {"limit": 5, "order": "rising"}),
+    ("GET", "/api/trends/us-ny", None, "trend_server",
+     "TrendService/ListTrends", {"location": "us-ny"}),
+    ("GET", "/api/trends:stream", None, "trend_server", "TrendService/StreamTrends", {}),
+    ("GET", "/api/trends/us-ny:stream?limit=3", None, "trend_server",
+     "TrendService/StreamTrends", {"location": "us-ny", "limit": 3}),
+    ("GET", "/api/trends/world/Caf%C3%A9_1:explain", None, "trend_server",
+     "TrendService/ExplainTrend", {"location": "world", "tag": "Caf\u00e9_1"}),
 ]  # fmt: skip
 
 
@@ -123,7 +140,7 @@ async def test_every_public_rpc_has_a_route_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "process", "rpc", "request_fields"),
     ROUTES,
-    ids=[route[4] for route in ROUTES],
+    ids=[f"{route[4]} {route[1]}" for route in ROUTES],
 )
 async def test_a_route_reaches_its_rpc(
     stack: Stack,
@@ -136,9 +153,10 @@ async def test_a_route_reaches_its_rpc(
 ) -> None:
     stack.seen.clear()
 
-    answer = await stack.rest.request(method, path, json=body, headers=stack.bearer)
+    # Streams do not end: the headers tell enough.
+    async with stack.rest.stream(method, path, json=body, headers=stack.bearer) as answer:
+        assert answer.status_code == 200, await answer.aread()
 
-    assert answer.status_code == 200, answer.text
     (seen,) = stack.seen
     assert (seen.process, seen.method) == (process, rpc)
     assert json_format.MessageToDict(seen.request) == request_fields

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
         ("timeline_server", "chirp.v1.TimelineService"),
         ("outbox_relay", ""),
         ("fanout_worker", ""),
+        ("trend_server", "chirp.v1.TrendService"),
+        ("trend_worker", ""),
     ],
 )
 async def test_healthz_is_200_only_while_all_are_healthy(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import httpx
@@ -214,6 +215,34 @@ def test_a_deleted_tweet_is_gone_everywhere(client: httpx.Client) -> None:
     assert [tweet["id"] for tweet in batch["tweets"]] == [kept]
 
 
+def test_a_tag_that_people_use_trends_is_streamed_and_explained(client: httpx.Client) -> None:
+    people = [sign_up(client, f"trend_{n}") for n in range(3)]
+    path = "/api/trends:stream?limit=50"
+    for person in people:
+        person.post("Look: #Comet", location="nl-nh")
+
+    def comet() -> list[tuple[str, int, int]]:
+        trends = client.get("/api/trends/nl").json()["trends"]
+        found = [trend for trend in trends if trend["name"] == "comet"]
+        return [(trend["tag"], trend["count"], trend["authors"]) for trend in found]
+
+    until(comet, [("Comet", 3, 3)])
+    explained = client.get("/api/trends/nl-nh/Comet:explain").json()
+    with client.stream("GET", path, headers={"accept": "text/event-stream"}) as stream:
+        lines = stream.iter_lines()
+        first = json.loads(next(lines).removeprefix("data: "))["item"]
+        for person in people:
+            person.post("And now #Meteor")
+        changes: list[Any] = []
+        while not any(change["trend"]["tag"] == "Meteor" for change in changes):
+            line = next(lines)
+            changes = json.loads(line[6:]).get("item", {}).get("changes", []) if line else []
+
+    assert "Comet" in [trend["tag"] for trend in first["trends"]]
+    assert (explained["thisHour"], explained["lastHour"], len(explained["buckets"])) == (3, 0, 60)
+    assert changes[-1]["kind"] in ("TREND_CHANGE_KIND_ENTERED", "TREND_CHANGE_KIND_MOVED")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "reason", "field"),
     [
@@ -230,6 +259,10 @@ def test_a_deleted_tweet_is_gone_everywhere(client: httpx.Client) -> None:
         ("GET", "/api/tweets/1/likes?cursor=broken", 400, "INVALID_ARGUMENT", "cursor"),
         ("GET", "/api/timeline/home:explain", 400, "INVALID_ARGUMENT", "tweetId"),
         ("POST", "/api/users/1/mute", 404, "USER_NOT_FOUND", None),
+        ("GET", "/api/trends?order=loudest", 400, "INVALID_ARGUMENT", "order"),
+        ("GET", "/api/trends/US", 400, "INVALID_ARGUMENT", "location"),
+        ("GET", "/api/trends/world:stream?limit=0", 400, "INVALID_ARGUMENT", "limit"),
+        ("GET", "/api/trends/world/12:explain", 400, "INVALID_ARGUMENT", "tag"),
         ("GET", "/api/nothing", 404, "NOT_FOUND", None),
         ("PUT", "/api/tweets", 404, "NOT_FOUND", None),
         ("POST", "/api/tweets", 400, "INVALID_ARGUMENT", "content"),

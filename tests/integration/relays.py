@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import redis.asyncio
+from chirp.v1 import events_pb2
 
 from eventlog import valkey_streams
 from mesh.settings import Settings
@@ -15,6 +16,7 @@ from storage.database import Pool
 from workers.outbox_relay import Relay
 
 DEADLINE_S = 15.0
+SEQUENCE_TAG = events_pb2.Event(sequence=1).SerializeToString()[:-1]
 
 
 @asynccontextmanager
@@ -73,8 +75,15 @@ async def appended(settings: Settings, key: int) -> list[str]:
             for name, fields in entries:
                 epoch, _, count = name.decode().partition("-")
                 if int(fields[b"k"]) == key:
-                    found.append(((int(epoch), int(count)), fields[b"p"].decode()))
+                    found.append(((int(epoch), int(count)), written(fields[b"p"])))
     return [payload for _, payload in sorted(found)]
+
+
+def written(payload: bytes) -> str:
+    """What was put into the outbox, without the relay's stamp behind it."""
+    text, _, stamp = payload.partition(SEQUENCE_TAG)
+    assert stamp
+    return text.decode()
 
 
 async def flush(settings: Settings) -> None:

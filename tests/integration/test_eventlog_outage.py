@@ -15,7 +15,7 @@ from eventlog import runner
 from eventlog.contract import Record
 from mesh.settings import Settings
 from ops import embedded
-from tests.integration.relays import open_pool, post, running, until, until_sent
+from tests.integration.relays import open_pool, post, running, until, until_sent, written
 
 
 class OwnValkey:
@@ -61,7 +61,7 @@ class Collector:
         self.taken: list[str] = []
 
     async def handle(self, records: Sequence[Record]) -> None:
-        self.taken += [record.payload.decode() for record in records]
+        self.taken += [written(record.payload) for record in records]
 
 
 @asynccontextmanager

@@ -12,7 +12,8 @@ from domain.timeline import Window
 from mesh.settings import Settings
 from storage import followers, timelines
 from storage.followers import Change
-from storage.timelines import WindowKind, encode
+from storage.timelines import WindowKind
+from storage.windows import encode
 from tests.shards import CROWD, FOLLOWER, HUGE, SMALL, Shard, entry, open_shard, push, remove
 
 AUTHORS = [UserId(number) for number in range(100, 110)]  # all followed by the crowd

@@ -13,7 +13,8 @@ from domain.timeline import Window
 from mesh.settings import Settings
 from storage import timelines
 from storage.followers import Change, FencedOut, FollowerStore
-from storage.timelines import WindowKind, encode
+from storage.timelines import WindowKind
+from storage.windows import encode
 from tests.shards import CROWD, FOLLOWER, HUGE, OTHER_SMALL, SMALL, Shard, entry, open_shard, push
 
 HOME = WindowKind.TIMELINE

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 import pytest_asyncio
+from chirp.v1 import events_pb2
 
 from eventlog import valkey_streams
 from eventlog.valkey_streams import ValkeyStreams
@@ -173,3 +174,44 @@ async def test_thousands_of_rows_a_second_when_busy(settings: Settings, pool: Po
 
     print(f"relay: {rows / took_s:,.0f} rows/s")
     assert rows / took_s > 2_000
+
+
+async def test_what_is_stamped_as_settled_is_not_overtaken_by_a_late_commit(
+    settings: Settings, pool: Pool, log: ValkeyStreams
+) -> None:
+    relay = Relay(pool, log, settings)
+    async with pool.connection() as leading, log.consumer("fanout", "a") as consumer:
+        await relay.take_over(leading)
+
+        async def sent() -> list[tuple[int, int]]:
+            for _ in range(3):
+                await relay.settle(leading)
+            while await relay.step(leading):
+                pass
+            found: list[events_pb2.Event] = []
+            while records := await consumer.poll(100, 100):
+                found += [events_pb2.Event.FromString(record.payload) for record in records]
+            return sorted((event.sequence, event.settled) for event in found)
+
+        event = events_pb2.Event(user_created=events_pb2.UserCreated(user_id=1))
+        payload = event.SerializeToString()
+        async with pool.connection() as slow:
+            async with slow.transaction():
+                await slow.execute("SELECT pg_current_xact_id()")
+                await outbox.insert(slow, partition_key=1, payload=payload)
+                for key in range(8):
+                    async with pool.connection() as connection:
+                        await outbox.insert(connection, partition_key=key, payload=payload)
+                while_open = await sent()
+            late = await sent()
+        async with pool.connection() as connection:
+            await outbox.insert(connection, partition_key=1, payload=payload)
+        afterwards = await sent()
+
+    first = while_open[0][0] - 1
+    assert [sequence for sequence, _ in while_open] == list(range(first + 1, first + 9))
+    assert all(settled < first for _, settled in while_open)
+    assert [sequence for sequence, _ in late] == [first]
+    assert late[0][1] <= first
+    ((newest, settled),) = afterwards
+    assert first + 8 <= settled <= newest == first + 9

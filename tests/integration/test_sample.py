@@ -3,10 +3,13 @@ from collections.abc import AsyncGenerator
 
 import pytest_asyncio
 
+from domain import sample_tweets
 from domain.ids import UserId
 from mesh.settings import Settings
 from ops import sample
 from tests.integration.accounts import Account
+from tests.notified import KIND, open_notified
+from tests.trend_world import open_trend_world
 from tests.world import World, open_world
 
 FAMOUS = 300  # followers that make an influencer here: some of the sample's people have more
@@ -19,6 +22,21 @@ async def world(settings: Settings) -> AsyncGenerator[World]:
         assert await sample.is_empty(few)
         await sample.make(few, show_progress=False)
         yield opened
+
+
+async def test_its_tags_trend_at_once(settings: Settings):
+    async with open_trend_world(settings) as world:
+        await world.drain()
+
+        await sample.make(settings, show_progress=False)
+        world.now_ms = time.time_ns() // 1_000_000
+        await world.drain()
+        trends = (await world.list(order="rising")).trends
+        places = [await world.list(place) for place in ("us", "fr", "de")]
+
+    assert trends[0].name == sample_tweets.RISING
+    assert trends[0].authors > 50
+    assert any(not place.fallback_from for place in places)
 
 
 async def sign_in(world: World, username: str) -> Account:
@@ -76,6 +94,18 @@ async def test_home_timelines_of_the_sample_equal_the_oracle(world: World):
 
     assert await world.home(ada, limit=100) == await world.oracle(ada)
     assert len(await world.home(ada, limit=100)) > 1_000
+
+
+async def test_people_of_the_sample_were_told_of_each_other(world: World):
+    async with open_notified(world) as notified:
+        ada = await sign_in(world, "ada")
+        told = await notified.all(ada, limit=100)
+
+        await notified.check_counts()
+        assert {KIND.FOLLOW, KIND.REPLY} <= {each.kind for each in told}
+        (follows,) = [each for each in told if each.kind == KIND.FOLLOW]
+        rows = await world.accounts.rows("SELECT follower_count FROM users WHERE id = %s", ada.id)
+        assert 0 < follows.actor_count <= rows[0][0]
 
 
 async def test_making_it_again_changes_nothing(world: World):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ops import embedded, gateway, processes
-from ops.processes import CONTAINER_PORT, KINDS, Addresses, ProcessKind
+from ops.processes import CONTAINER_METRICS_PORT, CONTAINER_PORT, KINDS, Addresses, ProcessKind
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENT: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -41,9 +41,12 @@ def test_a_process_runs_the_command_of_chirp_up(kind: ProcessKind) -> None:
 def test_a_process_is_told_what_chirp_up_tells_it(kind: ProcessKind) -> None:
     given = SERVICES[kind.container]["environment"]
 
-    told = processes.process_environment(_addresses(), f"0.0.0.0:{CONTAINER_PORT}")
+    told = processes.process_environment(
+        _addresses(), f"0.0.0.0:{CONTAINER_PORT}", f"0.0.0.0:{CONTAINER_METRICS_PORT}"
+    )
     assert set(given) == set(told)
-    assert given["CHIRP_LISTEN"] == told["CHIRP_LISTEN"]
+    for listen in ("CHIRP_LISTEN", "CHIRP_METRICS_LISTEN"):
+        assert given[listen] == told[listen]
     for target in _addresses().targets:
         assert given[target] == told[target]
 

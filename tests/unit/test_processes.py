@@ -13,7 +13,7 @@ def test_every_process_of_the_table_has_a_module(kind: ProcessKind) -> None:
 
 
 def test_every_environment_variable_of_the_table_is_a_setting() -> None:
-    told = processes.process_environment(_addresses(), "127.0.0.1:50051")
+    told = processes.process_environment(_addresses(), "127.0.0.1:50051", "127.0.0.1:9100")
 
     settings = Settings.model_fields
     assert all(name.removeprefix("CHIRP_").lower() in settings for name in told)
@@ -32,7 +32,7 @@ def test_the_target_of_several_replicas_lists_them_all() -> None:
     targets = processes.targets(ports)
 
     assert targets["CHIRP_TWEET_TARGET"] == "ipv4:127.0.0.1:21001,127.0.0.1:21002"
-    assert set(targets) == {kind.target for kind in KINDS if kind.is_server}
+    assert set(targets) == {kind.target for kind in KINDS if kind.target}
 
 
 def _addresses() -> processes.Addresses:

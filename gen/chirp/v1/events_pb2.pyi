@@ -73,6 +73,23 @@ class Event(_message.Message):
     USER_UNBLOCKED_FIELD_NUMBER: _builtins.int
     USER_MUTED_FIELD_NUMBER: _builtins.int
     USER_UNMUTED_FIELD_NUMBER: _builtins.int
+    NOTIFICATIONS_CHANGED_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    SENT_AGAIN_TO_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Its number in the outbox, stamped by the relay. Events of one partition key have rising ones; the
+    same event sent again has the same.
+    """
+    settled: _builtins.int
+    """Stamped by the relay: whatever has a sequence up to this one was sent before this event was.
+    Less than the event's own sequence unless it was sent before, too; what lies between the two may
+    come later, from transactions that commit late.
+    """
+    sent_again_to: _builtins.int
+    """Stamped by the relay while it fills a lost log again: the sequence up to which events may come
+    again; else 0.
+    """
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
         """When the change was made."""
@@ -125,6 +142,10 @@ class Event(_message.Message):
     def user_unmuted(self) -> Global___UserUnmuted:
         """An account unmuted another."""
 
+    @_builtins.property
+    def notifications_changed(self) -> Global___NotificationsChanged:
+        """Somebody has new notifications."""
+
     def __init__(
         self,
         *,
@@ -141,12 +162,16 @@ class Event(_message.Message):
         user_unblocked: Global___UserUnblocked | None = ...,
         user_muted: Global___UserMuted | None = ...,
         user_unmuted: Global___UserUnmuted | None = ...,
+        notifications_changed: Global___NotificationsChanged | None = ...,
+        sequence: _builtins.int = ...,
+        settled: _builtins.int = ...,
+        sent_again_to: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "sent_again_to", b"sent_again_to", "sequence", b"sequence", "settled", b"settled", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["tweet_created", "tweet_deleted", "user_followed", "user_unfollowed", "user_created", "user_updated", "tweet_liked", "tweet_unliked", "user_blocked", "user_unblocked", "user_muted", "user_unmuted"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["tweet_created", "tweet_deleted", "user_followed", "user_unfollowed", "user_created", "user_updated", "tweet_liked", "tweet_unliked", "user_blocked", "user_unblocked", "user_muted", "user_unmuted", "notifications_changed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -231,6 +256,9 @@ class TweetCreated(_message.Message):
     QUOTE_OF_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
+    HASHTAG_SPELLINGS_FIELD_NUMBER: _builtins.int
+    QUOTED_AUTHOR_ID_FIELD_NUMBER: _builtins.int
+    REFUSED_MENTIONS_FIELD_NUMBER: _builtins.int
     delivery: Global___Delivery.ValueType
     """How it is delivered."""
     first_pulled: _builtins.bool
@@ -241,6 +269,8 @@ class TweetCreated(_message.Message):
     """The tweet quoted; 0 where it quotes none."""
     location: _builtins.str
     """The place stamped on it; empty where there was none."""
+    quoted_author_id: _builtins.int
+    """The quoted tweet's author; 0 where it quotes none."""
     @_builtins.property
     def entry(self) -> Global___TimelineEntry:
         """What timelines hold of it."""
@@ -257,6 +287,14 @@ class TweetCreated(_message.Message):
     def changed(self) -> _containers.RepeatedCompositeFieldContainer[Global___TweetVersion]:
         """The tweets whose counts it changed."""
 
+    @_builtins.property
+    def hashtag_spellings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hashtags as they are spelled in the tweet, without #: as many, in the same order."""
+
+    @_builtins.property
+    def refused_mentions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Those of the mentioned accounts that block the author, or are blocked: they are told nothing."""
+
     def __init__(
         self,
         *,
@@ -269,10 +307,13 @@ class TweetCreated(_message.Message):
         quote_of: _builtins.int = ...,
         location: _builtins.str = ...,
         changed: _abc.Iterable[Global___TweetVersion] | None = ...,
+        hashtag_spellings: _abc.Iterable[_builtins.str] | None = ...,
+        quoted_author_id: _builtins.int = ...,
+        refused_mentions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "delivery", b"delivery", "entry", b"entry", "first_pulled", b"first_pulled", "hashtags", b"hashtags", "location", b"location", "mentions", b"mentions", "quote_of", b"quote_of", "reply_to", b"reply_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "delivery", b"delivery", "entry", b"entry", "first_pulled", b"first_pulled", "hashtag_spellings", b"hashtag_spellings", "hashtags", b"hashtags", "location", b"location", "mentions", b"mentions", "quote_of", b"quote_of", "quoted_author_id", b"quoted_author_id", "refused_mentions", b"refused_mentions", "reply_to", b"reply_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -585,3 +626,29 @@ class UserUnmuted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UserUnmuted: _TypeAlias = UserUnmuted  # noqa: Y015
+
+@_typing.final
+class NotificationsChanged(_message.Message):
+    """Somebody has new notifications. Keyed by the recipient."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    NEWEST_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Whose they are."""
+    newest_id: _builtins.int
+    """The id of the newest."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        newest_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest_id", b"newest_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NotificationsChanged: _TypeAlias = NotificationsChanged  # noqa: Y015

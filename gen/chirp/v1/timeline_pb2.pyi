@@ -3,6 +3,7 @@
 isort:skip_file
 Timelines. Served by timeline_server, which owns nothing and reads what others keep."""
 
+from chirp.v1 import stream_pb2 as _stream_pb2
 from chirp.v1 import tweet_pb2 as _tweet_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -175,6 +176,76 @@ class GetHomeTimelineResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetHomeTimelineResponse: _TypeAlias = GetHomeTimelineResponse  # noqa: Y015
+
+@_typing.final
+class StreamHomeTimelineRequest(_message.Message):
+    """The request of TimelineService.StreamHomeTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Optional. The `resumeToken` of an earlier message; where it is empty, the stream begins now."""
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamHomeTimelineRequest: _TypeAlias = StreamHomeTimelineRequest  # noqa: Y015
+
+@_typing.final
+class StreamHomeTimelineResponse(_message.Message):
+    """One message of TimelineService.StreamHomeTimeline."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    CATCHING_UP_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Output only. Where to go on from behind this message."""
+    @_builtins.property
+    def item(self) -> _tweet_pb2.Tweet:
+        """Output only. A tweet that came into the timeline."""
+
+    @_builtins.property
+    def heartbeat(self) -> _stream_pb2.Heartbeat:
+        """Output only. Nothing happened."""
+
+    @_builtins.property
+    def end(self) -> _stream_pb2.StreamEnd:
+        """Output only. The stream ends."""
+
+    @_builtins.property
+    def catching_up(self) -> _stream_pb2.CatchingUp:
+        """Output only. The reader was too slow; what was not sent comes from the event log."""
+
+    def __init__(
+        self,
+        *,
+        item: _tweet_pb2.Tweet | None = ...,
+        heartbeat: _stream_pb2.Heartbeat | None = ...,
+        end: _stream_pb2.StreamEnd | None = ...,
+        catching_up: _stream_pb2.CatchingUp | None = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["catching_up", b"catching_up", "end", b"end", "heartbeat", b"heartbeat", "item", b"item", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catching_up", b"catching_up", "end", b"end", "heartbeat", b"heartbeat", "item", b"item", "message", b"message", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["item", "heartbeat", "end", "catching_up"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___StreamHomeTimelineResponse: _TypeAlias = StreamHomeTimelineResponse  # noqa: Y015
 
 @_typing.final
 class CountNewerRequest(_message.Message):

@@ -50,6 +50,11 @@ class TimelineServiceStub:
                 request_serializer=chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineResponse.FromString,
                 _registered_method=True)
+        self.StreamHomeTimeline = channel.unary_stream(
+                '/chirp.v1.TimelineService/StreamHomeTimeline',
+                request_serializer=chirp_dot_v1_dot_timeline__pb2.StreamHomeTimelineRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_timeline__pb2.StreamHomeTimelineResponse.FromString,
+                _registered_method=True)
         self.GetUserTimeline = channel.unary_unary(
                 '/chirp.v1.TimelineService/GetUserTimeline',
                 request_serializer=chirp_dot_v1_dot_timeline__pb2.GetUserTimelineRequest.SerializeToString,
@@ -83,6 +88,17 @@ class TimelineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamHomeTimeline(self, request, context):
+        """Streams what comes into the caller's home timeline: every tweet, reply, quote and retweet that is
+        visible to the caller when it is delivered, in the order of the event log (not of ids), repeats
+        too. Follows, unfollows, blocks and mutes take effect on open streams within 2 seconds. With a
+        resume token it begins with what came since, and says nothing twice; it ends with
+        RESYNC_REQUIRED where some of that is no longer kept: read the timeline, and begin anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetUserTimeline(self, request, context):
         """Gets a page of what one account posted, newest first. Open. Fails with USER_NOT_FOUND.
         """
@@ -107,6 +123,11 @@ def add_TimelineServiceServicer_to_server(servicer, server):
                     servicer.ExplainHomeTimeline,
                     request_deserializer=chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineResponse.SerializeToString,
+            ),
+            'StreamHomeTimeline': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamHomeTimeline,
+                    request_deserializer=chirp_dot_v1_dot_timeline__pb2.StreamHomeTimelineRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_timeline__pb2.StreamHomeTimelineResponse.SerializeToString,
             ),
             'GetUserTimeline': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUserTimeline,
@@ -196,6 +217,33 @@ class TimelineService:
             '/chirp.v1.TimelineService/ExplainHomeTimeline',
             chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineRequest.SerializeToString,
             chirp_dot_v1_dot_timeline__pb2.ExplainHomeTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamHomeTimeline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chirp.v1.TimelineService/StreamHomeTimeline',
+            chirp_dot_v1_dot_timeline__pb2.StreamHomeTimelineRequest.SerializeToString,
+            chirp_dot_v1_dot_timeline__pb2.StreamHomeTimelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,13 @@ class TimelineServiceStub:
     """Counts the entries of the caller's home timeline that are newer than a tweet, up to 800."""
     ExplainHomeTimeline: _grpc.UnaryUnaryMultiCallable[_timeline_pb2.ExplainHomeTimelineRequest, _timeline_pb2.ExplainHomeTimelineResponse]
     """Explains whether a tweet stands in the caller's home timeline, and why, or why not."""
+    StreamHomeTimeline: _grpc.UnaryStreamMultiCallable[_timeline_pb2.StreamHomeTimelineRequest, _timeline_pb2.StreamHomeTimelineResponse]
+    """Streams what comes into the caller's home timeline: every tweet, reply, quote and retweet that is
+    visible to the caller when it is delivered, in the order of the event log (not of ids), repeats
+    too. Follows, unfollows, blocks and mutes take effect on open streams within 2 seconds. With a
+    resume token it begins with what came since, and says nothing twice; it ends with
+    RESYNC_REQUIRED where some of that is no longer kept: read the timeline, and begin anew.
+    """
     GetUserTimeline: _grpc.UnaryUnaryMultiCallable[_timeline_pb2.GetUserTimelineRequest, _timeline_pb2.GetUserTimelineResponse]
     """Gets a page of what one account posted, newest first. Open. Fails with USER_NOT_FOUND."""
 
@@ -57,6 +64,13 @@ class TimelineServiceAsyncStub(TimelineServiceStub):
     """Counts the entries of the caller's home timeline that are newer than a tweet, up to 800."""
     ExplainHomeTimeline: _aio.UnaryUnaryMultiCallable[_timeline_pb2.ExplainHomeTimelineRequest, _timeline_pb2.ExplainHomeTimelineResponse]  # type: ignore[assignment]
     """Explains whether a tweet stands in the caller's home timeline, and why, or why not."""
+    StreamHomeTimeline: _aio.UnaryStreamMultiCallable[_timeline_pb2.StreamHomeTimelineRequest, _timeline_pb2.StreamHomeTimelineResponse]  # type: ignore[assignment]
+    """Streams what comes into the caller's home timeline: every tweet, reply, quote and retweet that is
+    visible to the caller when it is delivered, in the order of the event log (not of ids), repeats
+    too. Follows, unfollows, blocks and mutes take effect on open streams within 2 seconds. With a
+    resume token it begins with what came since, and says nothing twice; it ends with
+    RESYNC_REQUIRED where some of that is no longer kept: read the timeline, and begin anew.
+    """
     GetUserTimeline: _aio.UnaryUnaryMultiCallable[_timeline_pb2.GetUserTimelineRequest, _timeline_pb2.GetUserTimelineResponse]  # type: ignore[assignment]
     """Gets a page of what one account posted, newest first. Open. Fails with USER_NOT_FOUND."""
 
@@ -88,6 +102,19 @@ class TimelineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_timeline_pb2.ExplainHomeTimelineResponse, _abc.Awaitable[_timeline_pb2.ExplainHomeTimelineResponse]]:
         """Explains whether a tweet stands in the caller's home timeline, and why, or why not."""
+
+    @_abc_1.abstractmethod
+    def StreamHomeTimeline(
+        self,
+        request: _timeline_pb2.StreamHomeTimelineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_timeline_pb2.StreamHomeTimelineResponse], _abc.AsyncIterator[_timeline_pb2.StreamHomeTimelineResponse]]:
+        """Streams what comes into the caller's home timeline: every tweet, reply, quote and retweet that is
+        visible to the caller when it is delivered, in the order of the event log (not of ids), repeats
+        too. Follows, unfollows, blocks and mutes take effect on open streams within 2 seconds. With a
+        resume token it begins with what came since, and says nothing twice; it ends with
+        RESYNC_REQUIRED where some of that is no longer kept: read the timeline, and begin anew.
+        """
 
     @_abc_1.abstractmethod
     def GetUserTimeline(

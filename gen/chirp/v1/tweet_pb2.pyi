@@ -764,3 +764,89 @@ class GetViewerMarksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetViewerMarksResponse: _TypeAlias = GetViewerMarksResponse  # noqa: Y015
+
+@_typing.final
+class BatchGetMarksRequest(_message.Message):
+    """The request of TweetRecordService.BatchGetMarks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TWEET_IDS_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tweet_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Required. 1 to 1,000 tweets."""
+
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Required. 1 to 1,000 viewers."""
+
+    def __init__(
+        self,
+        *,
+        tweet_ids: _abc.Iterable[_builtins.int] | None = ...,
+        user_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tweet_ids", b"tweet_ids", "user_ids", b"user_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetMarksRequest: _TypeAlias = BatchGetMarksRequest  # noqa: Y015
+
+@_typing.final
+class BatchGetMarksResponse(_message.Message):
+    """The answer of TweetRecordService.BatchGetMarks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIKES_FIELD_NUMBER: _builtins.int
+    RETWEETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def likes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mark]:
+        """Output only. The likes among them, in no order."""
+
+    @_builtins.property
+    def retweets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mark]:
+        """Output only. The retweets among them, in no order."""
+
+    def __init__(
+        self,
+        *,
+        likes: _abc.Iterable[Global___Mark] | None = ...,
+        retweets: _abc.Iterable[Global___Mark] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["likes", b"likes", "retweets", b"retweets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGetMarksResponse: _TypeAlias = BatchGetMarksResponse  # noqa: Y015
+
+@_typing.final
+class Mark(_message.Message):
+    """A viewer marked a tweet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    TWEET_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Output only. The viewer."""
+    tweet_id: _builtins.int
+    """Output only. The tweet."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        tweet_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tweet_id", b"tweet_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Mark: _TypeAlias = Mark  # noqa: Y015

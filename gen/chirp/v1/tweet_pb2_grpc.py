@@ -569,6 +569,11 @@ class TweetRecordServiceStub:
                 request_serializer=chirp_dot_v1_dot_tweet__pb2.GetViewerMarksRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_tweet__pb2.GetViewerMarksResponse.FromString,
                 _registered_method=True)
+        self.BatchGetMarks = channel.unary_unary(
+                '/chirp.v1.TweetRecordService/BatchGetMarks',
+                request_serializer=chirp_dot_v1_dot_tweet__pb2.BatchGetMarksRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_tweet__pb2.BatchGetMarksResponse.FromString,
+                _registered_method=True)
 
 
 class TweetRecordServiceServicer:
@@ -591,6 +596,13 @@ class TweetRecordServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGetMarks(self, request, context):
+        """Gets which of some viewers liked and retweeted which of some tweets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TweetRecordServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -603,6 +615,11 @@ def add_TweetRecordServiceServicer_to_server(servicer, server):
                     servicer.GetViewerMarks,
                     request_deserializer=chirp_dot_v1_dot_tweet__pb2.GetViewerMarksRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_tweet__pb2.GetViewerMarksResponse.SerializeToString,
+            ),
+            'BatchGetMarks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetMarks,
+                    request_deserializer=chirp_dot_v1_dot_tweet__pb2.BatchGetMarksRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_tweet__pb2.BatchGetMarksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -660,6 +677,33 @@ class TweetRecordService:
             '/chirp.v1.TweetRecordService/GetViewerMarks',
             chirp_dot_v1_dot_tweet__pb2.GetViewerMarksRequest.SerializeToString,
             chirp_dot_v1_dot_tweet__pb2.GetViewerMarksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetMarks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TweetRecordService/BatchGetMarks',
+            chirp_dot_v1_dot_tweet__pb2.BatchGetMarksRequest.SerializeToString,
+            chirp_dot_v1_dot_tweet__pb2.BatchGetMarksResponse.FromString,
             options,
             channel_credentials,
             insecure,

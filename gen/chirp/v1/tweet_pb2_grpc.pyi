@@ -234,6 +234,8 @@ class TweetRecordServiceStub:
     """Gets what a viewer liked and retweeted: everything above an id, so that tweets that are not
     named there are known not to be.
     """
+    BatchGetMarks: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.BatchGetMarksRequest, _tweet_pb2.BatchGetMarksResponse]
+    """Gets which of some viewers liked and retweeted which of some tweets."""
 
 @_typing.type_check_only
 class TweetRecordServiceAsyncStub(TweetRecordServiceStub):
@@ -248,6 +250,8 @@ class TweetRecordServiceAsyncStub(TweetRecordServiceStub):
     """Gets what a viewer liked and retweeted: everything above an id, so that tweets that are not
     named there are known not to be.
     """
+    BatchGetMarks: _aio.UnaryUnaryMultiCallable[_tweet_pb2.BatchGetMarksRequest, _tweet_pb2.BatchGetMarksResponse]  # type: ignore[assignment]
+    """Gets which of some viewers liked and retweeted which of some tweets."""
 
 class TweetRecordServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers other Chirp services about tweets. Not reachable through the gateway."""
@@ -271,5 +275,13 @@ class TweetRecordServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gets what a viewer liked and retweeted: everything above an id, so that tweets that are not
         named there are known not to be.
         """
+
+    @_abc_1.abstractmethod
+    def BatchGetMarks(
+        self,
+        request: _tweet_pb2.BatchGetMarksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tweet_pb2.BatchGetMarksResponse, _abc.Awaitable[_tweet_pb2.BatchGetMarksResponse]]:
+        """Gets which of some viewers liked and retweeted which of some tweets."""
 
 def add_TweetRecordServiceServicer_to_server(servicer: TweetRecordServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

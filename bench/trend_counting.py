@@ -1,0 +1,176 @@
+"""How fast one trend worker counts and ranks, and what it takes in memory, in a process of its own.
+
+    CHIRP_... python -m bench.trend_counting USES TAGS PLACES
+
+Prints one line of JSON. The worker is the real one, with the cache Valkey and PostgreSQL of the
+environment; its clock follows the uses, which are spread over two hours in the order of time.
+Events are made in portions, and the time that this takes is not counted.
+"""
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from chirp.v1 import events_pb2
+from numpy.typing import NDArray
+
+from domain.ids import first_id_at, minted_at_ms
+from domain.trend_window import MINUTE_MS, MINUTES
+from eventlog.contract import Record
+from mesh import settings as settings_module
+from mesh.settings import Settings
+from storage import database, valkey
+from storage.trends import TrendStore
+from workers.trend_worker import TrendWorker
+
+AUTHORS = 1_000_000
+PORTION = 50_000
+REFRESHES = 5
+
+I64 = NDArray[np.int64]
+
+
+class Clock:
+    """A worker's clock, in seconds."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+
+    def __call__(self) -> float:
+        """Returns the time."""
+        return self.now_ms / 1000
+
+
+async def measure(settings: Settings, uses: int, tags: int, places: int) -> dict[str, float]:
+    """Counts all uses, then ranks again and again."""
+    begin_ms = (int(time.time()) // 60 - MINUTES + 1) * MINUTE_MS
+    clock = Clock(begin_ms)
+    owned = dict.fromkeys(range(settings.eventlog_partitions), 1)
+    async with (
+        database.open_pool(settings, size_max=2) as pool,
+        valkey.connect(settings.valkey_url, settings) as cache,
+    ):
+        worker = TrendWorker(pool, TrendStore(cache), settings, clock)
+        await worker.refresh(owned)
+        empty_bytes = _resident_bytes()
+        seconds = cpu_s = refresh_due = 0.0
+        batch = settings.consumer_batch
+        for portion in _portions(uses, tags, places, begin_ms):
+            started, cpu_started = time.perf_counter(), time.process_time()
+            for start in range(0, len(portion), batch):
+                await worker.handle(portion[start : start + batch])
+                clock.now_ms = minted_at_ms(portion[min(start + batch, len(portion)) - 1].key)
+                # As often as in life: by the clock on the wall, of which we have the counted part.
+                if seconds + time.perf_counter() - started >= refresh_due:
+                    await worker.refresh(owned)
+                    refresh_due += settings.trend_refresh_ms / 1000
+            seconds += time.perf_counter() - started
+            cpu_s += time.process_time() - cpu_started
+        resident = _resident_bytes()
+        peak = _peak_bytes()
+        refreshed = await _refreshes(worker, owned, clock)
+        published: Any = await cache.memory_usage("trends:{trends}:lists")  # pyright: ignore
+        return {
+            "uses_per_s": uses / seconds,
+            "uses_per_cpu_s": uses / cpu_s,
+            "resident_bytes": resident,
+            "peak_bytes": peak,
+            "empty_bytes": empty_bytes,
+            "published_bytes": float(published or 0),
+            "dropped": worker.dropped_uses,
+            **refreshed,
+        }
+
+
+async def _refreshes(worker: TrendWorker, owned: dict[int, int], clock: Clock) -> dict[str, float]:
+    """Ranks with one more use each time; then, with a new minute each time."""
+    same: list[float] = []
+    rolled: list[float] = []
+    for times, step_ms in ((same, 1), (rolled, MINUTE_MS)):
+        for number in range(REFRESHES):
+            clock.now_ms += step_ms
+            await worker.handle([_record(first_id_at(clock.now_ms) + number, 7, "xx", "one")])
+            started = time.perf_counter()
+            await worker.refresh(owned)
+            times.append(time.perf_counter() - started)
+    return {"refresh_s": sorted(same)[REFRESHES // 2], "new_minute_s": max(rolled)}
+
+
+def _portions(uses: int, tags: int, places: int, begin_ms: int) -> Iterator[Sequence[Record]]:
+    draw = np.random.default_rng(1)
+    weights: NDArray[np.float64] = np.cumsum(1 / np.arange(1, tags + 1))
+    # Every tag once, and all others by Zipf's law.
+    at_random: NDArray[np.float64] = draw.random(max(0, uses - tags)) * weights[-1]
+    repeated = cast(I64, np.searchsorted(weights, at_random))
+    chosen: I64 = np.concatenate([np.arange(min(tags, uses)), repeated])
+    draw.shuffle(chosen)
+    authors: I64 = draw.integers(1, AUTHORS, uses)
+    at: I64 = draw.integers(0, places, uses)
+    slugs = _slugs(places)
+    span_ms = MINUTES * MINUTE_MS
+    for start in range(0, uses, PORTION):
+        end = min(start + PORTION, uses)
+        yield [
+            _record(
+                first_id_at(begin_ms + span_ms * number // uses) + number % (1 << 20),
+                author,
+                slugs[place],
+                f"tag{tag:07}",
+            )
+            for number, author, place, tag in zip(
+                range(start, end),
+                _numbers(authors[start:end]),
+                _numbers(at[start:end]),
+                _numbers(chosen[start:end]),
+                strict=True,
+            )
+        ]
+
+
+def _numbers(column: I64) -> list[int]:
+    return cast("list[int]", column.tolist())
+
+
+def _record(tweet_id: int, author: int, location: str, tag: str) -> Record:
+    event = events_pb2.Event()
+    created = event.tweet_created
+    created.entry.tweet_id, created.entry.author_id = tweet_id, author
+    created.location = location
+    created.hashtags.append(tag)
+    created.hashtag_spellings.append(tag)
+    return Record(0, "1-1", tweet_id, event.SerializeToString(), 1)
+
+
+def _slugs(places: int) -> list[str]:
+    """Countries, with four regions each."""
+    slugs: list[str] = []
+    for one, other in itertools.product("abcdefghijklmnopqrstuvwxyz", repeat=2):
+        country = one + other
+        slugs += [country, *(f"{country}-{region}" for region in "abcd")]
+    return slugs[:places]
+
+
+def _resident_bytes() -> int:
+    return _status("VmRSS")
+
+
+def _peak_bytes() -> int:
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+if __name__ == "__main__":
+    measured = asyncio.run(measure(settings_module.load(), *map(int, sys.argv[1:4])))
+    print(json.dumps(measured))

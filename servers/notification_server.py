@@ -1,0 +1,52 @@
+"""notification_server: NotificationService. Reads what notification_worker keeps, and writes how
+far it was read."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from chirp.v1 import graph_pb2_grpc, notification_pb2, user_pb2_grpc
+
+from eventlog.valkey_streams import open_log
+from mesh import clients, rpc, server
+from mesh.server import Process
+from mesh.settings import Settings
+from mesh.streams import Streams
+from mesh.tokens import TokenVerifier
+from servers.log_tail import LogTail
+from servers.notification_presenter import NotificationPresenter
+from servers.notification_service import NotificationService
+from servers.notification_streams import NotificationStreams
+from storage import database
+
+
+@asynccontextmanager
+async def open_process(settings: Settings) -> AsyncGenerator[Process]:
+    """Opens what the server needs, and binds its service."""
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(database.open_pool(settings))
+        to_graph = await stack.enter_async_context(
+            clients.channel(settings, settings.graph_target, "chirp.v1.UserDirectoryService")
+        )
+        to_blocks = await stack.enter_async_context(
+            clients.channel(settings, settings.graph_target, "chirp.v1.BlockDirectoryService")
+        )
+        event_log = await stack.enter_async_context(open_log(settings))
+        metadata = clients.service_metadata(settings)
+        presenter = NotificationPresenter(
+            user_pb2_grpc.UserDirectoryServiceStub(to_graph), metadata
+        )
+        streaming = NotificationStreams(
+            pool, presenter, graph_pb2_grpc.BlockDirectoryServiceStub(to_blocks), metadata
+        )
+        tail = LogTail(event_log.reader(), event_log.partitions, keep=0)
+        tail.listen(streaming.on_seen, streaming.on_begin)
+        servicers = (NotificationService(pool, presenter), streaming)
+        descriptor = notification_pb2.DESCRIPTOR.services_by_name["NotificationService"]
+        yield Process(
+            services=[rpc.bind(descriptor, servicers, TokenVerifier(settings), Streams(settings))],
+            loops=[tail.run],
+        )
+
+
+if __name__ == "__main__":
+    server.main("notification_server", open_process)

@@ -1,0 +1,36 @@
+"""Uses of hashtags in PostgreSQL, for the trend worker: what it counts after a start or a loss."""
+
+from dataclasses import dataclass
+
+from psycopg.rows import class_row
+
+from storage.database import Pool
+
+LEAD_LOCK = 0x54726E64  # "Trnd": one worker counts at a time
+PAGE_ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedTweet:
+    """A tweet with hashtags that is not deleted."""
+
+    id: int
+    author_id: int
+    location: str
+    content: str
+    hashtags: list[str]
+
+
+async def fetch_page(pool: Pool, *, since_id: int, below: int) -> list[TaggedTweet]:
+    """Returns the newest PAGE_ROWS tweets with tags and ids from `since_id` to under `below`."""
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(TaggedTweet), binary=True) as cursor,
+    ):
+        await cursor.execute(
+            "SELECT id, author_id, location, content, hashtags FROM tweets"
+            " WHERE id >= %s AND id < %s AND hashtags <> '{}' AND deleted_at IS NULL"
+            " ORDER BY id DESC LIMIT %s",
+            (since_id, below, PAGE_ROWS),
+        )
+        return await cursor.fetchall()
