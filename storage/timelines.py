@@ -31,7 +31,7 @@ from storage.valkey import Valkey
 ENTRY = struct.Struct(">QQQQ")
 ENTRY_BYTES = ENTRY.size
 COMPLETE = bytes(ENTRY_BYTES)
-LIBRARY_PARTS = ("windows", "heads", "gather", "timelines", "followers")
+LIBRARY_PARTS = ("windows", "heads", "timelines", "followers")
 MARK_ID = b"\xff" * 8
 MARK_LIFETIME_S = 10  # a rebuild that takes longer is given up, and another may begin
 RECENT_KEEP_S = 30 * 86_400
