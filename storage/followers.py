@@ -18,11 +18,6 @@ from storage.valkey import Valkey
 
 CHANGES_MAX = 256  # in one call: a few more than it can serve where authors have few followers
 TURNS = 4  # among many, a tweet gets this part of a call's deliveries, then it is another's turn
-ALONE = 5  # times the budget: so many followers at most are gathered in one call
-# Deliveries that wait in Lua before they are poured: some MB, and about 15 ms, that a small
-# author waits for a huge one to be gathered.
-GATHERED_MAX = 50_000
-TAKING_OUT = {"remove", "untimeline", "unrecent", "follow", "unfollow"}
 LOAD_PART = 1_000  # followers sent in one call
 LOADS_MAX = 5  # of one author's list in one batch, before Valkey is taken to be too small
 
@@ -63,49 +58,26 @@ class FollowerStore:
         inserted or removed. `fences` has the fence of each partition that they come from. Entries
         in order of their ids cost least: what is older than what a timeline has is looked up."""
         owner = _Owner(shard, fences)
+        queue = _Queue(changes)
         applied = 0
-        for phase in _phases(changes):
-            for _ in range(LOADS_MAX):
-                try:
-                    applied += await self._apply_phase(owner, phase, load)
-                    break
-                except _Lost:
-                    continue
-            else:
-                raise ConnectionError("what is gathered is lost as fast as it is gathered")
-        return applied
-
-    async def _apply_phase(
-        self, owner: "_Owner", changes: Sequence[Change], load: LoadFollowers
-    ) -> int:
-        queue, session = _Queue(changes), secrets.token_hex(8)
-        applied, step, gathered = 0, 0, 0
         loads: dict[UserId, int] = {}
-        while True:
-            sent = [] if gathered > GATHERED_MAX else queue.first_in_line()
-            if not sent and not gathered:
-                return applied
+        while sent := queue.first_in_line():
             arguments: list[Any] = [
                 *owner.fences, owner.tag, self._length, self._budget, self._turn(sent),
-                session, step, int(len(sent) == len(queue) or not sent),
             ]  # fmt: skip
             for waiting in sent:
                 arguments += waiting
-            inserted, replies, gathered = await self._call("chirp_fanout", owner.keys, arguments)
+            inserted, replies = await self._call("chirp_fanout", owner.keys, arguments)
             applied += inserted
-            step = step + 1 if gathered else 0
-            if not sent:
-                continue
             for author in queue.note(replies):
                 loads[author] = loads.get(author, 0) + 1
                 if loads[author] > LOADS_MAX:
                     raise ConnectionError("follower lists are evicted as fast as they are loaded")
                 await self._load(owner, author, await load(author))
+        return applied
 
     def _turn(self, sent: "Sequence[_Waiting]") -> int:
-        authors = len({waiting[1] for waiting in sent})
-        # One that is alone takes what the call may cost.
-        return max(1, self._budget // min(authors, TURNS)) if authors > 1 else ALONE * self._budget
+        return max(1, self._budget // min(len({waiting[1] for waiting in sent}), TURNS))
 
     async def _load(self, owner: "_Owner", author: UserId, followers: Sequence[int]) -> None:
         generation = secrets.token_hex(4)
@@ -121,31 +93,9 @@ class FollowerStore:
         try:
             return await call_function(self._valkey, name, keys, arguments)
         except redis.exceptions.ResponseError as error:
-            if "LOST what" in str(error):
-                raise _Lost from error
             if "FENCED" in str(error):
                 raise FencedOut("a newer owner of this partition was here") from error
             raise
-
-
-class _Lost(Exception):
-    """Valkey has forgotten what was gathered."""
-
-
-def _phases(changes: Sequence[Change]) -> list[list[Change]]:
-    """Parts changes so that of each author what is taken out comes behind what is put in before it
-    has been poured, and the other way round."""
-    phases: list[list[Change]] = []
-    levels: dict[UserId, int] = {}
-    for change in changes:
-        takes_out = change.op in TAKING_OUT
-        level = levels.get(change.author, 0)
-        level += level % 2 != takes_out
-        levels[change.author] = level
-        while len(phases) <= level:
-            phases.append([])
-        phases[level].append(change)
-    return [phase for phase in phases if phase]
 
 
 class _Owner:
@@ -169,9 +119,6 @@ class _Queue:
             (change.op, change.author, change.argument, b"") for change in changes
         ]
         self._sent: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def first_in_line(self) -> list[_Waiting]:
         """Returns what to send next. Behind a change that is not done its author's others wait, so

@@ -28,7 +28,7 @@ from mesh.settings import Settings
 from storage.valkey import Valkey
 from storage.windows import ENTRY_BYTES, MARK_ID, decode, encode, encode_all
 
-LIBRARY_PARTS = ("windows", "heads", "gather", "timelines", "followers")
+LIBRARY_PARTS = ("windows", "heads", "timelines", "followers")
 MARK_LIFETIME_S = 10  # a rebuild that takes longer is given up, and another may begin
 RECENT_KEEP_S = 30 * 86_400
 TOKEN_KEEP_S = 86_400

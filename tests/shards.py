@@ -67,10 +67,6 @@ class Shard:
         members: list[bytes] = await self.cache.lrange(key, 0, -1)  # pyright: ignore
         return [int(member) for member in members[1:]]
 
-    async def standing(self, *viewers: UserId) -> int:
-        """How many entries all these timelines have together."""
-        return sum([len(await self.timeline(viewer) or []) for viewer in viewers])
-
     def after_each_call(
         self, monkeypatch: pytest.MonkeyPatch, look: Callable[[], Awaitable[object]]
     ) -> list[Any]:

@@ -1,5 +1,5 @@
 -- Fan-out into the windows of followers: the last part of the library; windows.lua says what the
--- keys hold, heads.lua brings `push`, gather.lua `gather` and `pour`, timelines.lua `remove`.
+-- keys hold, heads.lua brings `push`, timelines.lua `remove`.
 
 -- How far from its end a follower list is searched before a follower is appended: a repeated event
 -- is a recent one, and a follower who stands twice is served twice, which changes nothing.
@@ -7,7 +7,6 @@ local REPLAYED = 2000
 -- How many followers of a list Valkey compares in the time of one delivery; it keeps them as numbers.
 local FOLLOWERS_A_UNIT = 150
 
-local LOST = 'LOST what was gathered'
 local FENCED = 'FENCED a newer owner of a partition was here'
 
 -- Whether no newer owner was here, of any of these partitions. The fences are as many as the keys.
@@ -26,35 +25,27 @@ end
 -- KEYS fence:{sN}:<partition>, of each partition
 -- ARGV a fence for each of them, then what is counted from here on:
 --      1 '{sN}', 2 window length, 3 what this call may cost, in deliveries to the head of
---      a window; 4 how many followers of one tweet are served before it is the next one's turn;
---      5 session, 6 its step (gather.lua); 7 '1' where what was gathered is to be poured, as far as
---      the call may go on, when all its changes are done; then for each
+--      a window; 4 the part of it for one tweet before it is the next one's turn; then for each
 --      change: op, author, argument, progress
---   op 'push':     argument = entry, to every follower's timeline that exists; gathered
+--   op 'push':     argument = entry, to every follower's timeline that exists
 --   op 'push_active': argument = entry, to every follower's timeline that exists and whose reader
 --                  has a lease; one without is dropped, because it would miss the entry
 --   op 'remove':   argument = entry, from every follower's timeline that exists
 --   op 'follow':   argument = follower: into the follower list where it exists, timeline dropped
 --   op 'unfollow': argument = follower, likewise
 --   op 'timeline', 'untimeline', 'recent', 'unrecent': argument = entry, into or out of the one
---                  window of the author; 'timeline' is gathered
+--                  window of the author
 -- progress is '' or what an earlier call returned for this change.
--- Returns {inserted, progress of each change, gathered}; gathered is 0 where nothing waits to be
--- poured, else the next call has the next step. Progress is 'done', 'missing' (no follower list:
+-- Returns {inserted, progress of each change}; progress is 'done', 'missing' (no follower list:
 -- load it and call again), '' (not begun), or '<offset> <generation>' (call again with it).
 -- Changes of one author are applied in the order given: behind one that is not done, its later
 -- ones wait. What a call does at least, also where it costs more than it may: one delivery, or one
--- change of another kind. Raises FENCED where a newer owner of one of the partitions was here, LOST
--- where the session is not at this step: nothing that it had gathered may count as delivered. What is
--- taken out of windows must not come into one session with what is put in before it.
+-- change of another kind. Raises FENCED where a newer owner of one of the partitions was here.
 local function fanout(keys, argv)
   local base = #keys
   if not fenced(keys, base, argv) then return server.error_reply(FENCED) end
   local tag, length = argv[base + 1], tonumber(argv[base + 2])
   local whole, chunk = tonumber(argv[base + 3]), tonumber(argv[base + 4])
-  local name = argv[base + 5]
-  local session = open_session(name, tonumber(argv[base + 6]))
-  if not session then return server.error_reply(LOST) end
   local shard = recall(tag)
   local budget = whole
   local timeline, followers_of = 'timeline:' .. tag .. ':', 'followers:' .. tag .. ':'
@@ -78,8 +69,7 @@ local function fanout(keys, argv)
       generation = string.sub(progress, cut + 1)
       if call('LINDEX', key, 0) ~= generation then offset, generation = 1, nil end
     end
-    local gathers = op == 'push'
-    local turn = math.ceil(math.min(chunk, gathers and budget * GATHERED_A_UNIT or budget))
+    local turn = math.min(chunk, budget)
     local members = call('LRANGE', key, generation and offset or 0, offset + turn - 1)
     local first = 1
     if not generation then
@@ -89,16 +79,11 @@ local function fanout(keys, argv)
     end
     local hi, lo = unpack_id('>I4I4', entry)
     local left, i = turn, first
-    if gathers then
-      local last = math.min(#members, first + turn - 1)
-      gather(session, {entry = entry, hi = hi, lo = lo, id = hi * WORD + lo}, members, first, last)
-      budget = budget - 0.5 - (last - first + 1) / GATHERED_A_UNIT
-      if #members - first + 1 < turn then return 'done' end
-      return string.format('%.0f %s', offset + last + 1 - first, generation)
-    end
     while left > 0 and i <= #members do
       local count, cost
-      if op == 'push_active' then
+      if op == 'push' then
+        count, cost = push(shard, timeline .. members[i], entry, hi, lo, length)
+      elseif op == 'push_active' then
         count, cost = push_active(members[i], entry, hi, lo)
       else
         count, cost = remove(timeline .. members[i], entry)
@@ -129,13 +114,9 @@ local function fanout(keys, argv)
 
   local function change_own(op, author, entry)
     local hi, lo = unpack_id('>I4I4', entry)
-    if op == 'timeline' then
-      gather(session, {entry = entry, hi = hi, lo = lo, id = hi * WORD + lo}, {author}, 1, 1)
-      return 'done'
-    end
-    local window = op == 'untimeline' and timeline or 'recent:' .. tag .. ':'
+    local window = (op == 'timeline' or op == 'untimeline') and timeline or 'recent:' .. tag .. ':'
     local count, cost
-    if op == 'recent' then
+    if op == 'timeline' or op == 'recent' then
       count, cost = push(shard, window .. author, entry, hi, lo, length)
     else
       count, cost = remove(window .. author, entry)
@@ -144,8 +125,7 @@ local function fanout(keys, argv)
     return 'done'
   end
 
-  local done = true
-  for i = base + 8, #argv, 4 do
+  for i = base + 5, #argv, 4 do
     local op, author, argument, progress = argv[i], argv[i + 1], argv[i + 2], argv[i + 3]
     local reply = progress
     if not waiting[author] and budget > 0 then
@@ -157,13 +137,10 @@ local function fanout(keys, argv)
         reply = change_own(op, author, argument)
       end
     end
-    if reply ~= 'done' then waiting[author], done = true, false end
+    if reply ~= 'done' then waiting[author] = true end
     replies[#replies + 1] = reply
   end
-  if done and argv[base + 7] == '1' then
-    inserted = inserted + pour(session, shard, timeline, length, budget)
-  end
-  return {inserted, replies, close_session(name, session)}
+  return {inserted, replies}
 end
 
 -- load_followers: appends to a follower list that is being made beside the one in use.

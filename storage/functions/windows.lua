@@ -1,6 +1,6 @@
 #!lua name=chirp_timelines
--- Windows: sorted lists of timeline entries, in Valkey. One library for one shard's data, in five
--- parts that are loaded as one: windows.lua, heads.lua, gather.lua, timelines.lua, followers.lua.
+-- Windows: sorted lists of timeline entries, in Valkey. One library for one shard's data, in four
+-- parts that are loaded as one, in this order: windows.lua, heads.lua, timelines.lua, followers.lua.
 --
 -- Keys, all of one shard {sN}:
 --   timeline:{sN}:<viewer>    window: the viewer's home timeline, candidates before the rules

@@ -60,9 +60,9 @@ async def test_edge_case_17_huge_author_is_served_in_chunks_and_small_ones_in_be
 
     counts = [count for count, _ in seen]
     assert counts[-1] == 5 * len(CROWD)
-    assert max(steps(counts)) <= 5 * BUDGET, "a call served more than its part"
+    assert max(steps(counts)) <= BUDGET, "a call served more than its part"
     waited = next(count for count, small_is_served in seen if small_is_served)
-    assert waited <= 5 * BUDGET, "the small author waited for the huge one"
+    assert waited <= 2 * BUDGET, "the small author waited for the huge one"
 
 
 async def test_edge_case_17_many_small_authors_are_not_behind_many_huge_ones(
@@ -79,8 +79,7 @@ async def test_edge_case_17_many_small_authors_are_not_behind_many_huge_ones(
     await shard.apply(*[push(10 + n, author) for n, author in enumerate(huge)], push(500, SMALL))
 
     waited = next(count for count, small_is_served in seen if small_is_served)
-    # In one command a follower gets the tweets of all of them.
-    assert waited <= len(huge) * BUDGET < len(huge) * len(CROWD) / 2
+    assert waited <= (len(huge) / followers.TURNS + 1) * BUDGET < len(huge) * len(CROWD) / 2
 
 
 async def test_edge_case_17_place_in_the_follower_list_is_kept_while_followers_come_and_go(
@@ -114,9 +113,9 @@ async def test_edge_case_17_list_that_is_another_one_in_the_middle_is_begun_agai
 
     async def replace_it() -> None:
         nonlocal replaced
-        key = f"followers:{{s0}}:{HUGE}"
-        if not replaced and await shard.cache.exists(key):
+        if not replaced and await shard.timeline(CROWD[0]) == [10]:
             replaced = True
+            key = f"followers:{{s0}}:{HUGE}"
             members = [str(viewer) for viewer in reversed(CROWD)]
             await shard.cache.delete(key)
             await cast(Any, shard.cache.rpush(key, "*another", *members))
@@ -230,7 +229,7 @@ async def test_edge_case_18_no_call_carries_more_than_a_bounded_part(
     await shard.apply(push(5, HUGE), *batch)
 
     assert len(sizes["chirp_fanout"]) > len(batch) / followers.CHANGES_MAX
-    assert max(sizes["chirp_fanout"]) <= 8 + 4 * followers.CHANGES_MAX
+    assert max(sizes["chirp_fanout"]) <= 5 + 4 * followers.CHANGES_MAX
     assert max(sizes["chirp_load_followers"]) == 4 + followers.LOAD_PART
     assert await shard.list_of(HUGE) == many
 
