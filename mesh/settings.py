@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     """Pulled authors whose recent tweets are merged when a follower reads. The timeline of a viewer
     who follows more of them comes from PostgreSQL, which is then quicker, and as exact."""
     fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 400
-    """What one call to Valkey may cost, counted in deliveries to the head of a timeline: about 1.3
+    """What one call to Valkey may cost, counted in deliveries to the head of a timeline: about 1.5
     ms. Late, repeated and deleted entries and long follower lists count as more of them."""
 
     # Events

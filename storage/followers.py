@@ -17,7 +17,9 @@ from storage.timelines import call_function
 from storage.valkey import Valkey
 
 CHANGES_MAX = 256  # in one call: a few more than it can serve where authors have few followers
-TURNS = 4  # among many, a tweet gets this part of a call's deliveries, then it is another's turn
+# Among many, a tweet gets this part of a call's deliveries, then it is another's turn. What is left
+# of it comes late, behind newer tweets, and costs twice as much: so the parts are not smaller.
+TURNS = 2
 LOAD_PART = 1_000  # followers sent in one call
 LOADS_MAX = 5  # of one author's list in one batch, before Valkey is taken to be too small
 

@@ -31,7 +31,8 @@ SIGNED_IN = {
     ),
     "TimelineService": ("GetHomeTimeline", "CountNewer", "ExplainHomeTimeline"),
 }
-SERVICES_ONLY = {"TweetRecordService": ("BatchGetTweetRecords", "GetViewerMarks")}
+SERVICES_ONLY = {"TweetRecordService": ("BatchGetTweetRecords", "GetViewerMarks", "BatchGetMarks")}
+STREAMS = {"TimelineService": ("StreamHomeTimeline",)}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -76,13 +77,23 @@ NO_SERVICE = {(grpc.StatusCode.PERMISSION_DENIED, "SERVICES_ONLY")}
 async def test_every_rpc_stands_in_these_tables() -> None:
     listed = {
         f"/chirp.v1.{service}/{name}"
-        for table in (OPEN, SIGNED_IN, SERVICES_ONLY)
+        for table in (OPEN, SIGNED_IN, SERVICES_ONLY, STREAMS)
         for service, names in table.items()
         for name in names
     }
 
     services = {path.rsplit("/", 1)[0] for path in listed}
     assert listed == {path for path in RULES if path.rsplit("/", 1)[0] in services}
+
+
+async def test_streams_of_ones_own_need_a_users_token(world: World) -> None:
+    for metadata in (None, bearer("nonsense"), world.accounts.service_metadata):
+        stream = world.timelines.StreamHomeTimeline(
+            timeline_pb2.StreamHomeTimelineRequest(), metadata=metadata
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stream.read()
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_open_rpcs_ask_for_no_token_and_take_no_bad_one(
