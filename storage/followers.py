@@ -6,8 +6,11 @@ it: large authors take turns with small ones, and no call holds Valkey for long.
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import redis.exceptions
 
@@ -16,10 +19,8 @@ from mesh.settings import Settings
 from storage.timelines import call_function
 from storage.valkey import Valkey
 
-CHANGES_MAX = 256  # in one call: a few more than it can serve where authors have few followers
-# Among many, a tweet gets this part of a call's deliveries, then it is another's turn. What is left
-# of it comes late, behind newer tweets, and costs twice as much: so the parts are not smaller.
-TURNS = 2
+CHANGES_MAX = 64  # in one call; more would cost more to send than to wait for the next
+TURNS = 4  # among many, a tweet gets this part of a call's deliveries, then it is another's turn
 LOAD_PART = 1_000  # followers sent in one call
 LOADS_MAX = 5  # of one author's list in one batch, before Valkey is taken to be too small
 
@@ -31,12 +32,14 @@ class FencedOut(ConnectionError):
     finds that the partition is no longer its own, and drops what it has in hand."""
 
 
-class Change(NamedTuple):
-    """One change to apply, see the function for the ops."""
+@dataclass(slots=True)
+class Change:
+    """One change to apply, see the function for the ops; `progress` is the function's."""
 
     op: str
     author: UserId
     argument: bytes
+    progress: bytes = b""
 
 
 class FollowerStore:
@@ -52,44 +55,62 @@ class FollowerStore:
         self,
         *,
         shard: int,
-        fences: Mapping[int, int],
+        partition: int,
+        fence: int,
         changes: Sequence[Change],
         load: LoadFollowers,
     ) -> int:
-        """Applies changes to one shard, those of one author in order; returns how many entries were
-        inserted or removed. `fences` has the fence of each partition that they come from. Entries
-        in order of their ids cost least: what is older than what a timeline has is looked up."""
-        owner = _Owner(shard, fences)
-        queue = _Queue(changes)
+        """Applies changes of one partition to one shard, those of one author in order; returns how
+        many entries were inserted or removed."""
+        tag, fence_key = f"{{s{shard}}}", f"fence:{{s{shard}}}:{partition}"
+        # Authors take turns: one that is not done goes behind those that wait.
+        queues: dict[UserId, deque[Change]] = {}
+        for change in changes:
+            queues.setdefault(change.author, deque()).append(change)
         applied = 0
         loads: dict[UserId, int] = {}
-        while sent := queue.first_in_line():
-            arguments: list[Any] = [
-                *owner.fences, owner.tag, self._length, self._budget, self._turn(sent),
-            ]  # fmt: skip
-            for waiting in sent:
-                arguments += waiting
-            inserted, replies = await self._call("chirp_fanout", owner.keys, arguments)
+        while queues:
+            sent = _first_in_line(queues)
+            turn = self._turn(len({change.author for change in sent}))
+            arguments: list[Any] = [fence, tag, self._length, self._budget, turn]
+            for change in sent:
+                arguments += (change.op, change.author, change.argument, change.progress)
+            inserted, replies = await self._call("chirp_fanout", [fence_key], arguments)
             applied += inserted
-            for author in queue.note(replies):
+            missing: dict[UserId, None] = {}
+            for change, progress in zip(sent, replies, strict=True):
+                queue = queues[change.author]
+                if progress == b"done":
+                    queue.popleft()
+                    if not queue:
+                        del queues[change.author]
+                elif progress == b"missing":
+                    missing[change.author] = None
+                    change.progress = b""
+                elif progress != change.progress:
+                    change.progress = progress
+                    queues[change.author] = queues.pop(change.author)
+            for author in missing:
                 loads[author] = loads.get(author, 0) + 1
                 if loads[author] > LOADS_MAX:
                     raise ConnectionError("follower lists are evicted as fast as they are loaded")
-                await self._load(owner, author, await load(author))
+                await self._load(fence_key, tag, fence, author, await load(author))
         return applied
 
-    def _turn(self, sent: "Sequence[_Waiting]") -> int:
-        return max(1, self._budget // min(len({waiting[1] for waiting in sent}), TURNS))
+    def _turn(self, authors: int) -> int:
+        return max(1, self._budget // min(authors, TURNS))
 
-    async def _load(self, owner: "_Owner", author: UserId, followers: Sequence[int]) -> None:
+    async def _load(
+        self, fence_key: str, tag: str, fence: int, author: UserId, followers: Sequence[int]
+    ) -> None:
         generation = secrets.token_hex(4)
-        keys = [*owner.keys, f"followers:{owner.tag}:{author}"]
+        key = f"followers:{tag}:{author}"
         starts = range(0, max(1, len(followers)), LOAD_PART)
         for start in starts:
             first, last = start == 0, start == starts[-1]
             part = followers[start : start + LOAD_PART]
-            arguments = [*owner.fences, int(last), int(first), generation, *part]
-            await self._call("chirp_load_followers", keys, arguments)
+            arguments = [fence, int(last), int(first), generation, *part]
+            await self._call("chirp_load_followers", [fence_key, key], arguments)
 
     async def _call(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         try:
@@ -100,60 +121,12 @@ class FollowerStore:
             raise
 
 
-class _Owner:
-    """Under which fences a shard is changed."""
-
-    def __init__(self, shard: int, fences: Mapping[int, int]) -> None:
-        self.tag = f"{{s{shard}}}"
-        self.keys = [f"fence:{self.tag}:{partition}" for partition in fences]
-        self.fences = list(fences.values())
-
-
-# op, author, argument, and the function's progress: as the function takes them
-_Waiting = tuple[str, UserId, bytes, bytes]
-
-
-class _Queue:
-    """What is not done yet, in the order in which it is to be sent."""
-
-    def __init__(self, changes: Sequence[Change]) -> None:
-        self._waiting: list[_Waiting] = [
-            (change.op, change.author, change.argument, b"") for change in changes
-        ]
-        self._sent: list[int] = []
-
-    def first_in_line(self) -> list[_Waiting]:
-        """Returns what to send next. Behind a change that is not done its author's others wait, so
-        they take no place in the call."""
-        self._sent = []
-        begun: set[UserId] = set()
-        for place, (_, author, _, progress) in enumerate(self._waiting):
-            if author in begun:
-                continue
-            if progress:
-                begun.add(author)
-            self._sent.append(place)
-            if len(self._sent) == CHANGES_MAX:
-                break
-        return [self._waiting[place] for place in self._sent]
-
-    def note(self, replies: Sequence[bytes]) -> list[UserId]:
-        """Takes in the replies for what was sent; returns the authors whose lists are missing."""
-        waiting, missing, served = self._waiting, dict[UserId, None](), set[UserId]()
-        left: list[_Waiting] = []
-        for place, reply in zip(self._sent, replies, strict=True):
-            op, author, argument, progress = waiting[place]
-            if reply == b"done":
-                continue
-            if reply == b"missing":
-                missing[author] = None
-                reply = b""
-            elif reply != progress:
-                served.add(author)
-            left.append((op, author, argument, reply))
-        sent = set(self._sent)
-        left += [other for place, other in enumerate(waiting) if place not in sent]
-        # Authors take turns: one that was served and is not done goes behind those that wait.
-        self._waiting = [other for other in left if other[1] not in served]
-        self._waiting += [other for other in left if other[1] in served]
-        return list(missing)
+def _first_in_line(queues: dict[UserId, deque[Change]]) -> list[Change]:
+    """Returns what to send next. Behind a change that is not done its author's others wait, so they
+    take no place in the call."""
+    sent: list[Change] = []
+    for queue in queues.values():
+        sent += islice(queue, 1 if queue[0].progress else CHANGES_MAX - len(sent))
+        if len(sent) == CHANGES_MAX:
+            break
+    return sent

@@ -1,6 +1,6 @@
 """Timeline windows in the cache Valkey: home timelines, and recent entries of pulled authors.
 
-Structure (see storage/functions/windows.lua, which owns the details):
+Structure (see storage/functions/timelines.lua, which owns the details):
     timeline:{sN}:<viewer>   list of 32-byte entries, newest first; absent, or complete to its floor
     recent:{sN}:<author>     the same, for an author's pulled tweets
     built:{sN}:<viewer>      newest id of the snapshot that the timeline was last rebuilt from
@@ -28,7 +28,6 @@ from mesh.settings import Settings
 from storage.valkey import Valkey
 from storage.windows import ENTRY_BYTES, MARK_ID, decode, encode, encode_all
 
-LIBRARY_PARTS = ("windows", "heads", "timelines", "followers")
 MARK_LIFETIME_S = 10  # a rebuild that takes longer is given up, and another may begin
 RECENT_KEEP_S = 30 * 86_400
 TOKEN_KEEP_S = 86_400
@@ -222,9 +221,10 @@ async def call_function(valkey: Valkey, name: str, keys: list[str], arguments: l
 
 
 def library_source() -> str:
-    """Returns the library of windows, whose parts are loaded as one."""
+    """Returns timelines.lua and, in the same library, followers.lua."""
     folder = files("storage").joinpath("functions")
-    return "\n".join(folder.joinpath(f"{part}.lua").read_text() for part in LIBRARY_PARTS)
+    parts = [folder.joinpath(name).read_text() for name in ("timelines.lua", "followers.lua")]
+    return "\n".join(parts)
 
 
 async def load_functions(valkey: Valkey) -> None:

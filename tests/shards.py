@@ -49,7 +49,7 @@ class Shard:
             self.loaded.append(author)
             return list(self.graph.get(author, []))
 
-        return await self.store.apply(shard=0, fences={0: fence}, changes=changes, load=load)
+        return await self.store.apply(shard=0, partition=0, fence=fence, changes=changes, load=load)
 
     async def materialise(self, *viewers: UserId, window: Window | None = None) -> None:
         for viewer in viewers:

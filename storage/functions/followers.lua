@@ -1,5 +1,5 @@
--- Fan-out into the windows of followers: the last part of the library; windows.lua says what the
--- keys hold, heads.lua brings `push`, timelines.lua `remove`.
+-- Fan-out into the windows of followers: the second part of the library of timelines.lua, which says
+-- what the keys hold and brings `push` and `remove`.
 
 -- How far from its end a follower list is searched before a follower is appended: a repeated event
 -- is a recent one, and a follower who stands twice is served twice, which changes nothing.
@@ -7,25 +7,19 @@ local REPLAYED = 2000
 -- How many followers of a list Valkey compares in the time of one delivery; it keeps them as numbers.
 local FOLLOWERS_A_UNIT = 150
 
-local FENCED = 'FENCED a newer owner of a partition was here'
-
--- Whether no newer owner was here, of any of these partitions. The fences are as many as the keys.
-local function fenced(keys, count, fences)
-  local seen = call('MGET', unpack(keys, 1, count))
-  for i = 1, count do
-    if seen[i] and tonumber(seen[i]) > tonumber(fences[i]) then return false end
-  end
-  for i = 1, count do
-    if seen[i] ~= fences[i] then call('SET', keys[i], fences[i]) end
+local function fenced(key, fence)
+  local seen = call('GET', key)
+  if seen and tonumber(seen) > fence then return false end
+  if not seen or tonumber(seen) < fence then
+    call('SET', key, string.format('%.0f', fence))
   end
   return true
 end
 
--- fanout: applies a batch of changes of some log partitions to one shard.
--- KEYS fence:{sN}:<partition>, of each partition
--- ARGV a fence for each of them, then what is counted from here on:
---      1 '{sN}', 2 window length, 3 what this call may cost, in deliveries to the head of
---      a window; 4 the part of it for one tweet before it is the next one's turn; then for each
+-- fanout: applies a batch of changes of one log partition to one shard.
+-- KEYS 1 fence:{sN}:<partition>
+-- ARGV 1 fence, 2 '{sN}', 3 window length, 4 what this call may cost, in deliveries to the head of
+--      a window; 5 the part of it for one tweet before it is the next one's turn; then for each
 --      change: op, author, argument, progress
 --   op 'push':     argument = entry, to every follower's timeline that exists
 --   op 'push_active': argument = entry, to every follower's timeline that exists and whose reader
@@ -40,13 +34,14 @@ end
 -- load it and call again), '' (not begun), or '<offset> <generation>' (call again with it).
 -- Changes of one author are applied in the order given: behind one that is not done, its later
 -- ones wait. What a call does at least, also where it costs more than it may: one delivery, or one
--- change of another kind. Raises FENCED where a newer owner of one of the partitions was here.
+-- change of another kind. Raises FENCED where a newer owner of the partition was here.
 local function fanout(keys, argv)
-  local base = #keys
-  if not fenced(keys, base, argv) then return server.error_reply(FENCED) end
-  local tag, length = argv[base + 1], tonumber(argv[base + 2])
-  local whole, chunk = tonumber(argv[base + 3]), tonumber(argv[base + 4])
-  local shard = recall(tag)
+  local fence = tonumber(argv[1])
+  if not fenced(keys[1], fence) then
+    return server.error_reply('FENCED a newer owner of this partition was here')
+  end
+  local tag, length = argv[2], tonumber(argv[3])
+  local whole, chunk = tonumber(argv[4]), tonumber(argv[5])
   local budget = whole
   local timeline, followers_of = 'timeline:' .. tag .. ':', 'followers:' .. tag .. ':'
   local lease = 'lease:' .. tag .. ':'
@@ -55,7 +50,7 @@ local function fanout(keys, argv)
   local function push_active(viewer, entry, hi, lo)
     local window = timeline .. viewer
     if call('EXISTS', window) == 0 then return 0, 1 end
-    if call('EXISTS', lease .. viewer) == 1 then return push(shard, window, entry, hi, lo, length) end
+    if call('EXISTS', lease .. viewer) == 1 then return push(window, entry, hi, lo, length) end
     call('DEL', window)
     return 0, 2
   end
@@ -82,7 +77,7 @@ local function fanout(keys, argv)
     while left > 0 and i <= #members do
       local count, cost
       if op == 'push' then
-        count, cost = push(shard, timeline .. members[i], entry, hi, lo, length)
+        count, cost = push(timeline .. members[i], entry, hi, lo, length)
       elseif op == 'push_active' then
         count, cost = push_active(members[i], entry, hi, lo)
       else
@@ -90,7 +85,7 @@ local function fanout(keys, argv)
       end
       inserted, left, i = inserted + count, left - cost, i + 1
     end
-    budget = budget - math.max(1, turn - left)
+    budget = budget - (turn - left)
     if i > #members and #members - first + 1 < turn then return 'done' end
     return string.format('%.0f %s', offset + i - first, generation)
   end
@@ -117,7 +112,7 @@ local function fanout(keys, argv)
     local window = (op == 'timeline' or op == 'untimeline') and timeline or 'recent:' .. tag .. ':'
     local count, cost
     if op == 'timeline' or op == 'recent' then
-      count, cost = push(shard, window .. author, entry, hi, lo, length)
+      count, cost = push(window .. author, entry, hi, lo, length)
     else
       count, cost = remove(window .. author, entry)
     end
@@ -125,7 +120,7 @@ local function fanout(keys, argv)
     return 'done'
   end
 
-  for i = base + 5, #argv, 4 do
+  for i = 6, #argv, 4 do
     local op, author, argument, progress = argv[i], argv[i + 1], argv[i + 2], argv[i + 3]
     local reply = progress
     if not waiting[author] and budget > 0 then
@@ -144,22 +139,22 @@ local function fanout(keys, argv)
 end
 
 -- load_followers: appends to a follower list that is being made beside the one in use.
--- KEYS fences as above, then followers:{sN}:<author>   ARGV the fences, then: 1 '1' where this is
--- the last part, 2 '1' where it is the first, 3 generation, then followers
+-- KEYS 1 fence, 2 followers:{sN}:<author>   ARGV 1 fence, 2 '1' where this is the last part,
+-- 3 '1' where it is the first, 4 generation, then followers
 local function load_followers(keys, argv)
-  local base = #keys - 1
-  if not fenced(keys, base, argv) then return server.error_reply(FENCED) end
-  local list = keys[#keys]
-  local making = list .. ':making'
-  if argv[base + 2] == '1' then
-    call('DEL', making)
-    call('RPUSH', making, '*' .. argv[base + 3])
+  if not fenced(keys[1], tonumber(argv[1])) then
+    return server.error_reply('FENCED a newer owner of this partition was here')
   end
-  for i = base + 4, #argv, 1000 do
+  local making = keys[2] .. ':making'
+  if argv[3] == '1' then
+    call('DEL', making)
+    call('RPUSH', making, '*' .. argv[4])
+  end
+  for i = 5, #argv, 1000 do
     call('RPUSH', making, unpack(argv, i, math.min(i + 999, #argv)))
   end
-  if argv[base + 1] == '1' then
-    call('RENAME', making, list)
+  if argv[2] == '1' then
+    call('RENAME', making, keys[2])
   else
     call('EXPIRE', making, 60)
   end

@@ -1,5 +1,88 @@
--- Windows of one user: own entries, outside the event log's order, and rebuilds. The third part of
--- the library; windows.lua says what the keys hold.
+#!lua name=chirp_timelines
+-- Windows: sorted lists of timeline entries, in Valkey. One library for one shard's data; its second
+-- part, fan-out, stands in followers.lua and is loaded together with this one.
+--
+-- Keys, all of one shard {sN}:
+--   timeline:{sN}:<viewer>    window: the viewer's home timeline, candidates before the rules
+--   recent:{sN}:<author>      window: the author's pulled tweets
+--   followers:{sN}:<author>   list: '*<generation>', then the author's followers of this shard
+--   lease:{sN}:<viewer>       string: the viewer read within the last hour
+--   viewer:{sN}:<viewer>      string: a token; what was read after it was set holds while it stands
+--   fence:{sN}:<partition>    string: the greatest fence seen from an owner of that log partition
+--
+-- A window is a list, newest first, of 32-byte entries: tweet id, author, original (0 where it is
+-- no retweet), author of the original or replied to (0 where there is none); each 8 bytes,
+-- big-endian. It is either absent or it holds every entry above its last one: its floor. Two
+-- elements are marks, told by their id:
+--   id 0, at the tail:    the window reaches down to the beginning of time
+--   id 2^64-1, at the head: the window is being rebuilt; the rest of the mark says by whom. What is
+--                         pushed meanwhile waits behind it and is merged when the rebuild commits.
+-- Ids are compared as two numbers of 32 bits: Lua compares strings by the server's locale.
+
+local MARK = 4294967295
+-- How many entries of a window Valkey compares in the time that a push to its head takes.
+local ENTRIES_A_UNIT = 100
+local COMPLETE, call, unpack_id
+
+-- Valkey lends its libraries to a function when it runs, not when it is loaded.
+local function ready(run)
+  return function(keys, argv)
+    if not unpack_id then
+      COMPLETE, call, unpack_id = string.rep('\0', 32), server.call, struct.unpack
+    end
+    return run(keys, argv)
+  end
+end
+
+-- Trimming on every push would double its cost, so windows run over by a tenth.
+local function trim(key, n, length)
+  if n > length + math.floor(length / 10) then
+    call('LTRIM', key, 0, length - 1)
+  end
+end
+
+-- Inserts an entry that is not newer than the head: late, repeated, or into a window being rebuilt.
+-- Looks for its place in steps that double from the head, where late entries mostly belong, then
+-- halve. Returns as `push` does.
+local function insert_late(key, entry, hi, lo, length, building)
+  local newer, older, pivot, step, probes = -1, call('LLEN', key), nil, 1, 0
+  while older - newer > 1 do
+    local middle = math.min(newer + step, math.floor((newer + older) / 2))
+    local element = call('LINDEX', key, middle)
+    local ehi, elo = unpack_id('>I4I4', element)
+    probes, step = probes + 1, step * 2
+    if ehi == hi and elo == lo then return 0, 1 + probes end
+    if ehi > hi or (ehi == hi and elo > lo) then
+      newer = middle
+    else
+      older, pivot = middle, element
+    end
+  end
+  local cost = 2 + probes + math.floor(older / ENTRIES_A_UNIT)
+  if pivot then
+    -- Behind a mark one entry more than a window is kept: so nothing that was trimmed belongs into
+    -- the window, and a rebuild sees that there was more.
+    trim(key, call('LINSERT', key, 'BEFORE', pivot, entry), building and length + 2 or length)
+    return 1, cost
+  end
+  -- Older than all: below the floor of a built window, but one being rebuilt takes everything.
+  if not building then return 0, cost end
+  call('RPUSH', key, entry)
+  return 1, cost
+end
+
+-- Inserts an entry in its place in a window that exists. Returns 1 where it was not there, and what
+-- it cost: 1 is about 2 us, an entry put at the head.
+local function push(key, entry, hi, lo, length)
+  local head = call('LINDEX', key, 0)
+  if not head then return 0, 1 end
+  local hhi, hlo = unpack_id('>I4I4', head)
+  if hhi < hi or (hhi == hi and hlo < lo) then
+    trim(key, call('LPUSH', key, entry), length)
+    return 1, 1
+  end
+  return insert_late(key, entry, hi, lo, length, hhi == MARK)
+end
 
 -- Removes an entry. A rebuild that runs may have read it before it was deleted: it starts over.
 -- Returns as `push` does.
@@ -13,15 +96,11 @@ local function remove(key, entry)
   return call('LREM', key, 1, entry), 1 + math.floor(call('LLEN', key) / ENTRIES_A_UNIT)
 end
 
-local function tag_of(key)
-  return string.match(key, '{.-}')
-end
-
 -- push_own: puts an author's new entry into the own window, outside the event log's order.
 -- KEYS 1 window   ARGV 1 entry, 2 length   Returns 1 where it was inserted.
 local function push_own(keys, argv)
   local hi, lo = unpack_id('>I4I4', argv[1])
-  return (push(recall(tag_of(keys[1])), keys[1], argv[1], hi, lo, tonumber(argv[2])))
+  return (push(keys[1], argv[1], hi, lo, tonumber(argv[2])))
 end
 
 -- remove_own: takes an author's entry out of the own window.  KEYS 1 window   ARGV 1 entry
@@ -46,7 +125,6 @@ local function begin_rebuild(keys, argv)
   if head then
     return unpack_id('>I4', head) == MARK and 'busy' or 'built'
   end
-  forget(recall(tag_of(keys[1])), keys[1])
   call('RPUSH', keys[1], argv[1])
   call('EXPIRE', keys[1], argv[2])
   return 'begun'

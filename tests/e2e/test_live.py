@@ -209,7 +209,7 @@ def test_streams_of_a_server_that_goes_resume_at_another_and_miss_nothing(
                         tokens[index] = message["end"]["resumeToken"]
                         ended += 1
                         break
-            except (httpx.RemoteProtocolError, StopIteration):
+            except (httpx.TransportError, StopIteration):
                 continue
     broken = sum(len(each) < 8 for each in got)
     for index, reader in enumerate(readers):
