@@ -176,7 +176,6 @@ def test_streams_of_a_server_that_goes_resume_at_another_and_miss_nothing(
     readers, author = [person() for _ in range(4)], person()
     for reader in readers:
         reader.follow(author)
-    author.post("before")
     servers = [child for child in descendants(up.process.pid) if is_timeline_server(child)]
     assert len(servers) == 2
     restarts = up.output.count("runs again")
