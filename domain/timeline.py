@@ -35,8 +35,7 @@ class Viewer:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Candidates, newest first, complete above `floor`; a floor of 0 reaches the beginning. One may
-    stand there twice in a row, where windows that both had it were merged."""
+    """Candidates, newest first, complete above `floor`; a floor of 0 reaches the beginning."""
 
     entries: Sequence[Entry]
     floor: int
@@ -134,12 +133,10 @@ def _visible(
     entries: Iterable[Entry], viewer: Viewer, below: int | None, deleted: Container[int]
 ) -> Iterator[Entry]:
     me, followees, hidden = viewer.id, viewer.followees, viewer.hidden
-    last = NO_TWEET
     for entry in entries:
         tweet, author, original, other = entry
-        if tweet == last or (below is not None and tweet >= below):
+        if below is not None and tweet >= below:
             continue
-        last = tweet
         # Most entries are plain tweets of a followed account: one call less for each of them.
         plain = other == NOBODY and author in followees and author not in hidden
         if (

@@ -89,7 +89,7 @@ def decode(elements: Sequence[bytes]) -> Window | None:
 
 
 def merge(windows: Sequence[Packed]) -> Window:
-    """Merges windows into one; an entry that several have stands there as often.
+    """Merges windows into one, each entry once.
 
     Below the newest floor one of the windows may lack entries, so the merged window ends there.
     """
@@ -100,4 +100,4 @@ def merge(windows: Sequence[Packed]) -> Window:
     merged = sorted(chain.from_iterable(window.elements for window in windows))
     del merged[: bisect_left(merged, floor.to_bytes(8))]
     merged.reverse()
-    return Window(Entries(b"".join(merged)), floor)
+    return Window(Entries(b"".join(dict.fromkeys(merged))), floor)

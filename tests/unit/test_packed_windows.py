@@ -29,7 +29,7 @@ def test_merged_windows_hold_everything_down_to_the_newest_floor(
     merged = windows.merge([windows.pack(window) for _, window in parts])
 
     assert merged.floor == max(window.floor for _, window in parts)
-    expected = sorted((e for whole, _ in parts for e in whole), reverse=True)
+    expected = sorted({e for whole, _ in parts for e in whole}, reverse=True)
     expected = [e for e in expected if e[0] >= merged.floor]
     assert list(merged.entries) == expected
     assert len(merged.entries) == len(expected)

@@ -145,12 +145,6 @@ def test_pages_of_any_limit_laid_end_to_end_are_the_whole(case: Case, limit: int
     assert laid == whole
 
 
-@given(cases(), st.integers(1, 7), st.integers(1, 4))
-def test_entries_that_stand_there_several_times_count_once(case: Case, limit: int, times: int):
-    repeated = [entry for entry in case.entries for _ in range(times)]
-    assert cut(case, Window(repeated, 0), limit=limit).entries == naive(case)[:limit]
-
-
 @given(cases(), st.integers(0, 130), st.integers(0, 130), st.integers(1, 50))
 def test_page_between_two_ids_is_that_part_of_the_whole(
     case: Case, below: int, above: int, limit: int
