@@ -106,7 +106,8 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         )
         running.place_processes()
         await running.start("tweet_server", "graph_server", "timeline_server")
-        await running.start("trend_server", "outbox_relay", "fanout_worker", "trend_worker")
+        # One after the other: the trend server is ready when the worker has published.
+        await running.start("outbox_relay", "fanout_worker", "trend_worker", "trend_server")
         await running.start("notification_server", "notification_worker", "gateway")
         cold_rate, viewers = await home.materialise(running, made)
         console.print(f"{viewers}; caches cold, {cold_rate:,.0f} reads/s")

@@ -125,8 +125,10 @@ async def serving(settings: Settings, services: Sequence[BoundService]) -> Async
     except RuntimeError as error:
         raise OSError(f"cannot listen on {settings.listen}; set CHIRP_LISTEN") from error
     await server.start()
-    for name in ("", *names):
-        await health_servicer.set(name, SERVING)
+    for name, is_ready in (("", None), *((each.full_name, each.is_ready) for each in services)):
+        # From the first moment: who waits for a process must not meet one that is not ready.
+        ready = is_ready is None or is_ready()
+        await health_servicer.set(name, SERVING if ready else NOT_SERVING)
     loops = [asyncio.create_task(each.beat()) for each in streams]
     loops += [
         asyncio.create_task(_tell_health(health_servicer, service.full_name, service.is_ready))
@@ -154,12 +156,12 @@ def _pending(calls_max: int) -> tuple[tuple[str, int], ...]:
 
 
 async def _tell_health(health_servicer: Health, name: str, is_ready: Callable[[], bool]) -> None:
-    told = SERVING
+    told: bool | None = None
     while True:
-        wanted = SERVING if is_ready() else NOT_SERVING
-        if wanted != told:
-            await health_servicer.set(name, wanted)
-            told = wanted
+        ready = is_ready()
+        if ready is not told:
+            await health_servicer.set(name, SERVING if ready else NOT_SERVING)
+            told = ready
         await asyncio.sleep(HEALTH_LOOK_S)
 
 

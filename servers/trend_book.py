@@ -110,6 +110,10 @@ class TrendBook:
         self._answers: dict[Asked, bytes] = {}
         self._news = asyncio.Event()
 
+    def is_ready(self) -> bool:
+        """Whether anything was read since the start; it then stays so."""
+        return self._version != NO_VERSION
+
     async def run(self) -> None:
         """Polls until cancelled."""
         away = False
@@ -136,7 +140,7 @@ class TrendBook:
 
     def view(self, asked: Asked) -> View:
         """Returns the view for a request. Raises Unavailable before anything was read."""
-        if not self._version:
+        if not self.is_ready():
             raise Unavailable("trends are being counted; try again")
         view = self._views.get(asked)
         if view is None:

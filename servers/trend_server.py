@@ -1,4 +1,5 @@
-"""trend_server: TrendService. Owns nothing; reads what trend_worker published in the cache."""
+"""trend_server: TrendService. Owns nothing; reads what trend_worker published in the cache. Its
+health is SERVING from the first lists on, so that nobody is sent to a server that has none."""
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,7 +37,15 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         await valkey.best_effort("reading trends", book.poll())
         descriptor = trend_pb2.DESCRIPTOR.services_by_name["TrendService"]
         yield Process(
-            services=[rpc.bind(descriptor, service, TokenVerifier(settings), Streams(settings))],
+            services=[
+                rpc.bind(
+                    descriptor,
+                    service,
+                    TokenVerifier(settings),
+                    Streams(settings),
+                    is_ready=book.is_ready,
+                )
+            ],
             loops=[book.run],
         )
 

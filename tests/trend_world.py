@@ -73,6 +73,8 @@ class TrendWorld:
     relay: Relay
     relay_connection: Connection
     trends: "trend_pb2_grpc.TrendServiceAsyncStub"
+    server: str
+    """host:port of the trend server."""
     now_ms: int
     ids: SnowflakeGenerator = field(default_factory=lambda: SnowflakeGenerator(1))
     worker: TrendWorker = field(init=False)
@@ -254,6 +256,7 @@ async def open_trend_world(settings: Settings) -> AsyncGenerator[TrendWorld]:
             relay=relay,
             relay_connection=relay_connection,
             trends=trend_pb2_grpc.TrendServiceStub(channel),
+            server=f"127.0.0.1:{server_port}",
             # In the middle of a minute.
             now_ms=int(time.time() * 1000) // MINUTE_MS * MINUTE_MS + MINUTE_MS // 2,
         )

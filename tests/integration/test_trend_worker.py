@@ -14,6 +14,7 @@ from domain.ids import first_id_at
 from domain.trend_window import TrendWindow, minute_of
 from mesh.server import Process
 from mesh.settings import Settings
+from ops import probes
 from storage import tag_uses, valkey
 from storage.trends import NO_VERSION, FencedOut, Lost, Moved, TrendStore
 from storage.valkey import Valkey
@@ -66,6 +67,26 @@ async def test_before_anything_is_counted_trends_are_unavailable(
         await failure(world.explain("world", "rain")),
     ):
         assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE")
+
+
+async def test_a_server_is_not_ready_before_it_has_lists_and_stays_so_when_they_are_lost(
+    world: TrendWorld,
+) -> None:
+    service = ("chirp.v1.TrendService",)
+    assert not await probes.grpc_serving(world.server, service)
+
+    await world.drain()
+    async with asyncio.timeout(DEADLINE_S):
+        while not await probes.grpc_serving(world.server, service):
+            await asyncio.sleep(0.01)
+    await world.stop_worker()
+    await world.cache.flushall()
+    asked = await world.cache.info("commandstats")
+    async with asyncio.timeout(DEADLINE_S):
+        while _calls(await world.cache.info("commandstats")) < _calls(asked) + 2:
+            await asyncio.sleep(0.01)
+
+    assert await probes.grpc_serving(world.server, service)
 
 
 async def test_what_another_member_handled_is_counted_again(world: TrendWorld) -> None:
