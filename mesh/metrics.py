@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a number means. A gauge goes up and down."""
+    """What a number means. A gauge goes up and down, a counter only up."""
 
     name: str
     kind: str
@@ -50,6 +50,12 @@ EVENT_LAG: Final = Metric(
 )
 OPEN_STREAMS: Final = Metric(
     "chirp_open_streams", "gauge", "Server streams that are open in this process."
+)
+TREND_USES_DROPPED: Final = Metric(
+    "chirp_trend_uses_dropped_total",
+    "counter",
+    "Uses of hashtags that this trend worker dropped since its start, because there were more than"
+    " it may keep (CHIRP_TREND_USES_MAX).",
 )
 
 Collector = Callable[[], Awaitable[Sequence[Sample]]]

@@ -34,7 +34,9 @@ from domain.trend_rank import Lists, TrendRanker
 from domain.trend_window import MINUTE_MS, MINUTES, TrendWindow
 from eventlog import runner
 from eventlog.contract import Record
-from mesh import rpc, server
+from eventlog.valkey_streams import open_log
+from mesh import metrics, rpc, server
+from mesh.metrics import Sample
 from mesh.rpc import Call
 from mesh.server import Process
 from mesh.settings import Settings
@@ -249,7 +251,19 @@ async def open_worker(settings: Settings) -> AsyncGenerator[TrendWorker]:
 @asynccontextmanager
 async def serving(settings: Settings, worker: TrendWorker) -> AsyncGenerator[Process]:
     """Opens the process of a worker."""
-    async with database.open_pool(settings, size_max=1) as pool:
+    async with (
+        database.open_pool(settings, size_max=1) as pool,
+        open_log(settings) as event_log,
+    ):
+
+        async def lag() -> list[Sample]:
+            # Asked of the log and not of a member: also while none leads, all tell it.
+            lags = await event_log.lag(GROUP)
+            return metrics.by_partition(metrics.EVENT_LAG, GROUP, lags)
+
+        async def dropped() -> list[Sample]:
+            return [Sample(metrics.TREND_USES_DROPPED, worker.dropped_uses)]
+
         descriptor = trend_pb2.DESCRIPTOR.services_by_name["TrendCountService"]
         lead = trend_lead.TrendLead(
             pool, lambda: runner.open_runner(settings, GROUP, worker), worker, settings
@@ -264,6 +278,7 @@ async def serving(settings: Settings, worker: TrendWorker) -> AsyncGenerator[Pro
                 )
             ],
             loops=[lead.run],
+            collectors=[lag, dropped],
         )
 
 

@@ -17,6 +17,7 @@ from chirp_up import (
     wait_until_gone,
 )
 
+from mesh.metrics import EVENT_LAG, OPEN_STREAMS
 from ops import embedded
 
 ACCOUNT = {"username": "early_bird", "password": "correct horse"}
@@ -44,6 +45,8 @@ def test_starts_answers_stops_in_time_leaves_nothing_and_keeps_the_data(
     with chirp_up(data, port) as up:
         up.wait_until_ready()
         children = descendants(up.process.pid)
+        # Trends are the last to be ready: the worker counts before the servers have lists.
+        trends = httpx.get(f"{up.url}/api/trends")
         signed_up = httpx.post(f"{up.url}/api/users", json=ACCOUNT)
         health = up.health()
         me = httpx.get(f"{up.url}/api/me", headers=bearer(up.token(ACCOUNT["username"])))
@@ -52,6 +55,7 @@ def test_starts_answers_stops_in_time_leaves_nothing_and_keeps_the_data(
         stopped_after_s = time.monotonic() - before
 
     assert health == 200
+    assert (trends.status_code, trends.json()["trends"]) == (200, [])
     assert signed_up.status_code == 200
     assert me.json()["username"] == ACCOUNT["username"]
     assert status == 0
@@ -104,12 +108,25 @@ def test_two_replicas_of_each_serve_behind_one_gateway(data: Path, port: int) ->
         up.wait_until_ready()
         running = [command_line(child) for child in descendants(up.process.pid)]
         ports = up.stack().ports
+        metrics = {
+            kind: [httpx.get(f"http://127.0.0.1:{each}/metrics").text for each in replicas]
+            for kind, replicas in up.stack().metrics_ports.items()
+        }
         health = up.health()
 
     assert health == 200
     for module in ("servers.tweet_server", "servers.timeline_server", "workers.outbox_relay"):
         assert sum(module in line for line in running) == 2
     assert all(len(set(replicas)) == 2 for replicas in ports.values())
+    for worker, group in (
+        ("fanout_worker", "fanout"),
+        ("trend_worker", "trends"),  # also the one that stands by
+        ("notification_worker", "notifications"),
+    ):
+        assert [f'{EVENT_LAG.name}{{group="{group}",partition="0"}}' in each
+                for each in metrics[worker]] == [True, True], worker  # fmt: skip
+    for streaming in ("timeline_server", "trend_server", "notification_server"):
+        assert [f"{OPEN_STREAMS.name} 0\n" in each for each in metrics[streaming]] == [True, True]
 
 
 @pytest.mark.parametrize("words", ["servers.graph_server", "postgres -D"])

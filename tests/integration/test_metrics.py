@@ -7,10 +7,12 @@ import httpx
 import pytest
 
 from mesh import metrics
-from mesh.metrics import EVENT_LAG, OPEN_STREAMS, Metric, Sample
+from mesh.metrics import EVENT_LAG, OPEN_STREAMS, TREND_USES_DROPPED, Metric, Sample
 from mesh.settings import Settings
 from tests.notified import open_notified
+from tests.trend_world import open_trend_world
 from tests.world import open_world
+from workers import trend_worker
 
 LISTEN = "127.0.0.1:0"
 
@@ -43,6 +45,37 @@ async def test_the_lag_of_notifications_is_a_metric(settings: Settings) -> None:
     assert lag(behind, "notifications") == 1
     assert behind.count(f"# TYPE {EVENT_LAG.name} gauge\n") == 1
     assert behind.count('group="notifications"') == world.event_log.partitions
+
+
+async def test_the_lag_and_the_losses_of_trends_are_metrics_of_every_replica(
+    settings: Settings,
+) -> None:
+    small = settings.model_copy(update={"trend_uses_max": 30})
+    async with open_trend_world(small) as world:
+        await world.drain()
+        people = await world.people(10)
+        async with (
+            trend_worker.serving(world.settings, world.worker) as leading,
+            trend_worker.open_process(world.settings) as standing_by,
+            metrics.exposing(LISTEN, leading.collectors) as leading_port,
+            metrics.exposing(LISTEN, standing_by.collectors) as standby_port,
+        ):
+            ports = leading_port, standby_port
+            at_rest = [await scraped(port) for port in ports]
+            for author in people:
+                await world.post(author, f"#loud #rare{author} #other{author}")
+            await world.post(people[0], "#straw")
+            await world.relay_all()
+            behind = [await scraped(port) for port in ports]
+            await world.drain()
+            counted = [await scraped(port) for port in ports]
+
+    assert [lag(text, "trends") for text in at_rest] == [0, 0]
+    assert [lag(text, "trends") for text in behind] == [11, 11]
+    assert [lag(text, "trends") for text in counted] == [0, 0]
+    assert f"{TREND_USES_DROPPED.name} 0\n" in behind[0]
+    assert f"{TREND_USES_DROPPED.name} 4\n" in counted[0]
+    assert f"{TREND_USES_DROPPED.name} 0\n" in counted[1]
 
 
 async def test_what_is_away_hides_no_other_number() -> None:
