@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from domain import trend_backtest, tweet
 from domain.trend import WORLD, Listed, Order, Rules
@@ -136,7 +136,7 @@ def run_grid(
                 judged.setdefault(each.rules, Judged(each.rules, 0, 0.0)).add(each)
     ranked = trend_backtest.best(list(judged.values()))
     first = ranked[0]
-    table = Table(
+    table = _table(
         *("statistic", "k", "baseline", "at least", "precision", "recall", "F1"),
         *("minutes to detect", "false alarms an hour"),
         title=f"{len(ranked)} settings, {first.planted} bursts in {first.hours:.0f} hours of noise",
@@ -199,8 +199,8 @@ def _line(at_ms: int, listed: Sequence[Listed], order: Order) -> str:
 
 
 def _milestones(shown: Sequence[Milestones], order: Order) -> Table:
-    table = Table("tag", "first seen", "tenth author", "top 10", "top 3", "peak", "at its peak",
-                  "minutes first", title=f"by {order.value}")  # fmt: skip
+    table = _table("tag", "first seen", "tenth author", "top 10", "top 3", "peak", "at its peak",
+                   "minutes first", title=f"by {order.value}")  # fmt: skip
     for found in shown:
         table.add_row(
             found.name, _time(found.first_seen), _time(found.tenth_author), _time(found.top_10),
@@ -208,6 +208,11 @@ def _milestones(shown: Sequence[Milestones], order: Order) -> Table:
             str(found.minutes_first),
         )  # fmt: skip
     return table
+
+
+def _table(*columns: str, title: str) -> Table:
+    # In a narrow terminal cells take more lines; nothing is cut off.
+    return Table(*(Column(name, overflow="fold") for name in columns), title=title)
 
 
 def _time(at_ms: int | None) -> str:
