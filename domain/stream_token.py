@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from domain import varint
 from domain.errors import InvalidArgument
 
 VERSION = 2  # of all resume tokens; 1 is a place (domain/notification.py)
@@ -52,7 +53,7 @@ def encode_reach(*, at: int, positions: Sequence[str], floors: Sequence[int]) ->
     for position, floor in zip(positions, floors, strict=True):
         parts = [int(part) for part in position.split("-")] if position else []
         numbers += [len(parts), *parts, floor]
-    content = b"".join(map(_varint, numbers))
+    content = b"".join(map(varint.encode, numbers))
     zeros = -(2 + len(content)) % 3
     return _text(bytes((VERSION, zeros)) + content + bytes(zeros))
 
@@ -62,7 +63,7 @@ def encode_own(*, since: int, delivered: Iterable[Delivered]) -> str:
     numbers = [since]
     for each in delivered:
         numbers += each
-    return _text(b"".join(map(_varint, numbers)))
+    return _text(b"".join(map(varint.encode, numbers)))
 
 
 def decode(text: str, *, partitions: int) -> Token:
@@ -133,15 +134,6 @@ class _Numbers:
         if any(self._content[self._place : self._place + count]):
             raise ValueError("not zeros")
         self._place += count
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
 
 
 def _text(content: bytes) -> str:

@@ -9,13 +9,12 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from chirp.v1 import stream_pb2, timeline_pb2
 
-from domain import stream_token, timeline
+from domain import stream_token, timeline, varint
 from domain.errors import Unavailable
 from domain.ids import UserId
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from mesh.rpc import Call
 from mesh.streams import HEARTBEAT, Answers
-from servers import tweet_records
 from servers.home_frames import PRESENTED_S, HomeFrames
 from servers.home_log import HomeLog, Sighting, sighting_of
 from servers.home_stream import TAKE_MAX, HomeStream, Source
@@ -224,7 +223,7 @@ class HomeStreams:
 
 def _with_token(frame: bytes, token: str) -> bytes:
     encoded = token.encode()
-    return frame + _TOKEN_TAG + tweet_records.varint(len(encoded)) + encoded
+    return frame + _TOKEN_TAG + varint.encode(len(encoded)) + encoded
 
 
 def _lives(records: dict[int, Record], tweet: int) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from chirp.v1 import tweet_pb2, user_pb2
 
-from domain import paging
+from domain import paging, varint
 from storage.tweets import TweetRow
 
 _AUTHOR_TAG = bytes([tweet_pb2.Tweet.AUTHOR_FIELD_NUMBER << 3 | 2])
@@ -122,7 +122,7 @@ def from_proto(message: tweet_pb2.TweetRecord) -> Record:
 def author_field(summary: user_pb2.UserSummary) -> bytes:
     """Returns `Tweet.author` as it stands inside a tweet."""
     content = summary.SerializeToString()
-    return _AUTHOR_TAG + varint(len(content)) + content
+    return _AUTHOR_TAG + varint.encode(len(content)) + content
 
 
 def tweet_bytes(record: Record, author: bytes) -> bytes:
@@ -132,22 +132,22 @@ def tweet_bytes(record: Record, author: bytes) -> bytes:
 
 def frame(tweet: bytes) -> bytes:
     """Returns a tweet as it stands in an answer's `tweets`."""
-    return _TWEETS_TAG + varint(len(tweet)) + tweet
+    return _TWEETS_TAG + varint.encode(len(tweet)) + tweet
 
 
 def member(number: int, tweet: bytes) -> bytes:
     """Returns a tweet as it stands in an answer's field of that number, which is 1 to 15."""
-    return bytes((number << 3 | 2,)) + varint(len(tweet)) + tweet
+    return bytes((number << 3 | 2,)) + varint.encode(len(tweet)) + tweet
 
 
 def retweeted_field(tweet: bytes) -> bytes:
     """Returns `Tweet.retweeted_tweet` as it stands inside a tweet."""
-    return _RETWEETED_TAG + varint(len(tweet)) + tweet
+    return _RETWEETED_TAG + varint.encode(len(tweet)) + tweet
 
 
 def quoted_field(tweet: bytes) -> bytes:
     """Returns `Tweet.quoted_tweet` as it stands inside a tweet."""
-    return _QUOTED_TAG + varint(len(tweet)) + tweet
+    return _QUOTED_TAG + varint.encode(len(tweet)) + tweet
 
 
 def page_bytes(frames: Iterable[bytes], *, next_cursor: str, has_more: bool) -> bytes:
@@ -155,19 +155,7 @@ def page_bytes(frames: Iterable[bytes], *, next_cursor: str, has_more: bool) -> 
     parts = list(frames)
     if next_cursor:
         encoded = next_cursor.encode()
-        parts.append(b"\x12" + varint(len(encoded)) + encoded)
+        parts.append(b"\x12" + varint.encode(len(encoded)) + encoded)
     if has_more:
         parts.append(b"\x18\x01")
     return b"".join(parts)
-
-
-def varint(value: int) -> bytes:
-    """Returns a protobuf varint."""
-    if value < 0x80:
-        return bytes((value,))
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -146,10 +146,3 @@ def test_record_of_a_deleted_tweet_holds_nothing_of_it(row: TweetRow):
     record = stored(replace(row, deleted_at=datetime.now(UTC)))
 
     assert record == tweet_records.Record(row.id, row.version, row.author_id, b"", b"", True, 0, 0)
-
-
-@given(st.integers(0, 2**63 - 1))
-def test_varint_is_protobufs(value: int):
-    written = tweet_pb2.Tweet(id=value).SerializeToString()
-
-    assert written == (b"\x08" + tweet_records.varint(value) if value else b"")
