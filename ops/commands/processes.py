@@ -1,0 +1,74 @@
+"""`chirp up` and what else starts, restarts, prepares and asks processes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+REPLICAS_MAX = 16
+
+
+@app.command()
+def up(
+    replicas: Annotated[
+        int, typer.Option(min=1, max=REPLICAS_MAX, help="So many of each server and worker.")
+    ] = 1,
+) -> None:
+    """Start everything on this machine and serve until Ctrl-C."""
+    from mesh import settings
+    from ops import up as up_module
+
+    raise typer.Exit(up_module.run(settings.load(), replicas=replicas))
+
+
+@app.command()
+def restart() -> None:
+    """Restart all servers and workers of `chirp up --replicas N`, one replica after the other.
+
+    Nothing that people see is interrupted: calls go to the other replica, streams are told to come
+    back there, and miss nothing. So a new release is put under a running stack.
+    """
+    from mesh import settings
+    from ops import rolling
+
+    typer.echo(rolling.restart(settings.load()))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema up to date, and make the keys where there are none."""
+    import asyncio
+
+    from mesh import tokens
+    from ops import stack
+    from storage import database
+
+    settings = stack.running()
+    tokens.ensure_keys(settings)
+    for name in asyncio.run(database.migrate(settings.database_url)):
+        typer.echo(f"applied {name}")
+
+
+@app.command("gateway-config")
+def gateway_config(
+    folder: Annotated[Path, typer.Argument(help="Where Envoy finds it as /etc/chirp.")],
+) -> None:
+    """Write what Envoy reads into a folder: its configuration, the protos, the public keys."""
+    from mesh import settings
+    from ops import gatewayfiles
+
+    gatewayfiles.write(folder, settings.load())
+
+
+@app.command()
+def health(
+    address: Annotated[str, typer.Argument(help="host:port of a server or worker.")],
+) -> None:
+    """Exit with 0 where a process answers SERVING."""
+    import asyncio
+
+    from ops import probes
+
+    raise typer.Exit(0 if asyncio.run(probes.grpc_serving(address)) else 1)
