@@ -12,108 +12,24 @@ It is *live* or it *catches up*.
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from domain import stream_token
 from domain.ids import UserId
 from domain.stream_token import DELIVERED_MAX, Delivered, Token
 from eventlog import positions
-from eventlog.contract import Reader, RecordsMissed
+from eventlog.contract import RecordsMissed
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from mesh.streams import RESYNC_REQUIRED, Ended
-from servers.home_log import Base, Behind, HomeLog, Sighting, sighting_of
+from servers.home_log import Base, Behind, Sighting, sighting_of
+from servers.home_reach import OwnReach
+from servers.home_source import Source
 from servers.home_watches import Watch
-from servers.log_tail import LogTail, Reach, take
+from servers.log_tail import Reach, take
 
 TAKE_MAX = 20  # presented together
 READ_MAX = 1_000
 LOST_LOOK_S = 0.25  # how often a stream looks whether a lost log is filled again
-READERS_MAX = 4  # streams that read the log at once; others wait for their turn
-
-
-class Source:
-    """Where streams get what they deliver: what all of a server's share."""
-
-    def __init__(
-        self,
-        tail: LogTail,
-        reader: Reader,
-        *,
-        queue_max: int,
-        resume_s: float,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.tail = tail
-        self.reader = reader
-        self.log = HomeLog(tail.reach.positions)
-        self.queue_max = queue_max
-        self.readers = asyncio.Semaphore(READERS_MAX)
-        self._resume_s = resume_s
-        self._clock = clock
-        self._base = Base(tail.reach, tail.at)
-
-    @property
-    def base(self) -> Base:
-        """How far the server has read; one object as long as that does not change."""
-        if self._base.reach() is not self.tail.reach or self._base.at != self.tail.at:
-            self._base = Base(self.tail.reach, self.tail.at)
-        return self._base
-
-    def check_age(self, at: int) -> None:
-        """Raises Ended where what came since is no longer sent again into a log that was lost."""
-        if at < self._clock() - self._resume_s:
-            raise Ended(RESYNC_REQUIRED)
-
-
-class Own:
-    """A reach that is one stream's own: its server may have read further in some partitions and
-    less far in others, and its floors may tell of events that this stream has not been offered,
-    because the log was lost and is being filled again."""
-
-    def __init__(self, reach: Reach, at: int) -> None:
-        self.positions = list(reach.positions)
-        self.floors = list(reach.floors)
-        self.at = at
-
-    def reach(self) -> Reach:
-        """See Behind."""
-        return Reach(tuple(self.positions), tuple(self.floors))
-
-    def text(self) -> str:
-        """See Behind."""
-        return Base(self.reach(), self.at).text()
-
-    def has_passed(self, partition: int, position: str) -> bool:
-        """Whether a position lies within the reach."""
-        return positions.order(position) <= positions.order(self.positions[partition])
-
-    def get_behind(self, sighting: Sighting) -> None:
-        """Extends the reach to what was passed."""
-        spot = sighting.spot
-        if not self.has_passed(spot.partition, spot.position):
-            self.positions[spot.partition] = spot.position
-            self.at = sighting.at
-        floor = self.floors[spot.partition]
-        self.floors[spot.partition] = max(floor, spot.settled)
-
-    def extend(self, behind: Sequence[str], at: int) -> None:
-        """Extends the reach to positions."""
-        for partition, position in enumerate(behind):
-            if not self.has_passed(partition, position):
-                self.positions[partition] = position
-                self.at = at
-
-    def raise_floors(self, floors: Sequence[int]) -> None:
-        """Raises what lies below these floors."""
-        self.floors = [max(both) for both in zip(self.floors, floors, strict=True)]
-
-    def equals(self, reach: Reach) -> bool:
-        """Whether another reach says the same of what was seen, and is not behind."""
-        return self.floors == list(reach.floors) and all(
-            positions.order(own) <= positions.order(other)
-            for own, other in zip(self.positions, reach.positions, strict=True)
-        )
 
 
 class HomeStream:
@@ -134,12 +50,12 @@ class HomeStream:
         self.lagged = False
         """Whether its reader was too slow since this was last set to False."""
         self._behind: Behind = source.base
-        self._own: Own | None = None
+        self._own: OwnReach | None = None
         self._read: Base | None = None
         self._since = 0
         self._delivered: list[Delivered] = []
         if token is not None:
-            self._own = Own(Reach(token.positions, token.floors), token.at)
+            self._own = OwnReach(Reach(token.positions, token.floors), token.at)
             self._behind = self._own
             self._since = token.since
             self._delivered = list(token.delivered)
@@ -249,7 +165,7 @@ class HomeStream:
 
     async def _catch_up(self, authors: Iterable[UserId]) -> Sequence[Sighting]:
         if self._own is None:
-            self._own = Own(self._behind.reach(), self._behind.at)
+            self._own = OwnReach(self._behind.reach(), self._behind.at)
             self._behind = self._own
         own = self._own
         if self._read is not None:
@@ -264,7 +180,7 @@ class HomeStream:
             return found[:TAKE_MAX]
         return await self._read_log(own, set(authors))
 
-    async def _read_log(self, own: Own, authors: set[UserId]) -> Sequence[Sighting]:
+    async def _read_log(self, own: OwnReach, authors: set[UserId]) -> Sequence[Sighting]:
         backoff = Backoff()
         while True:
             raise_if_cancelled()
@@ -290,7 +206,7 @@ class HomeStream:
         found = [sighting_of(each) for each in seen]
         return [each for each in found if each is not None and each.entry[1] in authors]
 
-    def _skip_to_memory(self, own: Own, begin: Sequence[str]) -> bool:
+    def _skip_to_memory(self, own: OwnReach, begin: Sequence[str]) -> bool:
         """The log has nothing behind the reach, yet the server's memory began later: the log was
         lost. Where it was started over, and has nothing yet, the stream goes on there; else it is
         to be looked again (False)."""
@@ -303,6 +219,6 @@ class HomeStream:
             own.positions[partition] = start
         return True
 
-    def _check_epoch(self, own: Own, partition: int, position: str) -> None:
+    def _check_epoch(self, own: OwnReach, partition: int, position: str) -> None:
         if positions.order(own.positions[partition])[0] != positions.order(position)[0]:
             self._source.check_age(own.at)

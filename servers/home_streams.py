@@ -17,7 +17,8 @@ from mesh.rpc import Call
 from mesh.streams import HEARTBEAT, Answers
 from servers.home_frames import PRESENTED_S, HomeFrames
 from servers.home_log import HomeLog, Sighting, sighting_of
-from servers.home_stream import TAKE_MAX, HomeStream, Source
+from servers.home_source import Source
+from servers.home_stream import TAKE_MAX, HomeStream
 from servers.home_watches import Watch, Watches
 from servers.log_tail import Seen
 from servers.purge_feed import PurgeFeed

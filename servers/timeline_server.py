@@ -15,7 +15,7 @@ from mesh.streams import Streams
 from mesh.tokens import TokenVerifier
 from servers.explain_service import ExplainService
 from servers.home_skeleton import HomeSkeleton
-from servers.home_stream import Source
+from servers.home_source import Source
 from servers.home_streams import HomeStreams
 from servers.home_watches import Watches
 from servers.log_tail import LogTail
