@@ -15,7 +15,9 @@ from datetime import datetime
 
 from domain import notification
 from domain.notification import Changes, Group, Kind, Relation
+from storage import notification_boxes
 from storage.database import Connection
+from storage.notification_boxes import Box
 
 
 @dataclass(slots=True)
@@ -27,28 +29,10 @@ class _GroupChange:
     at: datetime
 
 
-@dataclass(slots=True)
-class _Box:
-    """A locked box, and what changes of it."""
-
-    last_id: int
-    read_to: int
-    next_id: int = 0
-    written_id: int = 0
-    unread: int = 0
-    risen_to: int = 0
-
-    def note_head(self, before: int, after: int) -> None:
-        """Takes down that the head of one of its notifications moved."""
-        self.unread += (after > self.read_to) - (before > self.read_to)
-        if after > before:
-            self.risen_to = max(self.risen_to, after)
-
-
 async def apply(connection: Connection, changes: Changes) -> dict[int, int]:
     """Writes changes in the caller's transaction; returns recipient -> place of the newest
     notification of those who have one that is new. Writing the same again changes nothing."""
-    boxes = await _lock(connection, await _recipients(connection, changes))
+    boxes = await notification_boxes.lock(connection, await _recipients(connection, changes))
     groups: dict[Group, _GroupChange] = {}
     pairs = await _write_relations(connection, changes)
     await _hide(connection, pairs, groups)
@@ -56,7 +40,7 @@ async def apply(connection: Connection, changes: Changes) -> dict[int, int]:
     await _make_groups(connection, groups)
     await _delete_tweets(connection, changes, boxes)
     await _update_groups(connection, groups, boxes)
-    await _write_boxes(connection, boxes)
+    await notification_boxes.write(connection, boxes)
     return {user: box.risen_to for user, box in boxes.items() if box.risen_to}
 
 
@@ -74,23 +58,6 @@ async def _recipients(connection: Connection, changes: Changes) -> set[int]:
         )
         recipients.update(int(row[0]) for row in await cursor.fetchall())
     return recipients
-
-
-async def _lock(connection: Connection, recipients: set[int]) -> dict[int, _Box]:
-    """Holds boxes until the transaction ends; makes those that are missing."""
-    ids = sorted(recipients)
-    await connection.execute(
-        "INSERT INTO notification_boxes (user_id)"
-        " SELECT id FROM unnest(%s::bigint[]) AS id ORDER BY id ON CONFLICT DO NOTHING",
-        (ids,),
-    )
-    cursor = await connection.execute(
-        "SELECT user_id, last_id, read_to FROM notification_boxes"
-        " WHERE user_id = ANY(%s) ORDER BY user_id FOR UPDATE",
-        (ids,),
-    )
-    rows = await cursor.fetchall()
-    return {int(row[0]): _Box(int(row[1]), int(row[2]), next_id=int(row[1])) for row in rows}
 
 
 async def _write_relations(connection: Connection, changes: Changes) -> set[tuple[int, int]]:
@@ -149,7 +116,7 @@ async def _hide(
 async def _write_deeds(
     connection: Connection,
     changes: Changes,
-    boxes: dict[int, _Box],
+    boxes: dict[int, Box],
     groups: dict[Group, _GroupChange],
 ) -> None:
     """Writes deeds that are newer than what is known of them. A deed that stands anew gets the
@@ -210,7 +177,7 @@ async def _make_groups(connection: Connection, groups: dict[Group, _GroupChange]
         )
 
 
-async def _delete_tweets(connection: Connection, changes: Changes, boxes: dict[int, _Box]) -> None:
+async def _delete_tweets(connection: Connection, changes: Changes, boxes: dict[int, Box]) -> None:
     """Takes away what is told about deleted tweets, and leaves a mark for the likes and retweets
     of them that are still to come."""
     if not changes.deleted:
@@ -243,7 +210,7 @@ async def _delete_tweets(connection: Connection, changes: Changes, boxes: dict[i
 
 
 async def _update_groups(
-    connection: Connection, groups: dict[Group, _GroupChange], boxes: dict[int, _Box]
+    connection: Connection, groups: dict[Group, _GroupChange], boxes: dict[int, Box]
 ) -> None:
     """Counts the actors of groups, and puts each group to the place of its newest one."""
     if not groups:
@@ -266,25 +233,6 @@ async def _update_groups(
     )
     for recipient, before, after in await cursor.fetchall():
         boxes[recipient].note_head(before, after)
-
-
-async def _write_boxes(connection: Connection, boxes: dict[int, _Box]) -> None:
-    changed = {
-        user: box for user, box in boxes.items() if box.unread or box.written_id > box.last_id
-    }
-    if changed:
-        await connection.execute(
-            "UPDATE notification_boxes AS b SET unread_count = b.unread_count + t.unread,"
-            "  last_id = greatest(b.last_id, t.last_id)"
-            " FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[])"
-            "  AS t (user_id, unread, last_id)"
-            " WHERE b.user_id = t.user_id",
-            (
-                list(changed),
-                [box.unread for box in changed.values()],
-                [box.written_id for box in changed.values()],
-            ),
-        )
 
 
 def _note(
