@@ -1,4 +1,4 @@
-"""A member of a consumer group on the Valkey engine: reads the partitions that it owns, and commits."""
+"""A member of a consumer group on the Valkey engine: reads what it owns, and commits."""
 
 import asyncio
 import logging
