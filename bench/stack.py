@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mesh import tokens
 from mesh.settings import Settings
-from ops import datafolder, embedded, gateway, localstack, probes
+from ops import datafolder, embedded, embedded_postgres, gateway, localstack, probes
 from ops.children import Child, ChildSpec
 from ops.gateway import Endpoint, Gateway
 from ops.localstack import LocalStack
@@ -231,7 +231,7 @@ async def opened(settings: Settings) -> AsyncGenerator[BenchStack]:
 
 def remove_folder(folder: Path) -> None:
     """Removes a stopped stack's folder, and PostgreSQL's where that had to lie elsewhere."""
-    moved = folder / "postgres" / embedded.MOVED_FILE
+    moved = folder / "postgres" / embedded_postgres.MOVED_FILE
     if moved.exists():
         shutil.rmtree(moved.read_text().strip(), ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)

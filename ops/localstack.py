@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mesh import tokens
 from mesh.settings import Settings
-from ops import embedded, gateway, probes, processes
+from ops import embedded, embedded_postgres, gateway, probes, processes
 from ops.children import ChildSpec
 from ops.processes import KINDS, Addresses, ProcessKind
 
@@ -68,7 +68,7 @@ class LocalStack:
 
         if outside:
             return Backing("PostgreSQL", "CHIRP_DATABASE_URL", url, answers, None)
-        install = embedded.prepare_postgres(self._data / "postgres")
+        install = embedded_postgres.prepare(self._data / "postgres")
         port = embedded.free_port()
         url = install.url(port)
         child = ChildSpec(

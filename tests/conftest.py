@@ -19,7 +19,7 @@ import redis.exceptions
 
 from mesh import tokens
 from mesh.settings import Settings
-from ops import embedded
+from ops import embedded, embedded_postgres
 from storage import database
 from tests import ports
 
@@ -36,7 +36,7 @@ def backing() -> Iterator[Settings]:
         # /tmp and not pytest's own folder, which PostgreSQL's account cannot enter.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chirp-test-")))
         folder.chmod(0o755)
-        install = embedded.prepare_postgres(folder / "postgres")
+        install = embedded_postgres.prepare(folder / "postgres")
         port = embedded.free_port()
         stack.enter_context(_running(install.command(port, durable=False), install.account))
         cache_port, log_port = embedded.free_port(), embedded.free_port()
@@ -111,7 +111,7 @@ async def fresh_settings(backing: Settings) -> AsyncGenerator[Settings]:
 
 @contextmanager
 def _running(
-    command: list[str], account: embedded.Account | None = None
+    command: list[str], account: embedded_postgres.Account | None = None
 ) -> Generator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,

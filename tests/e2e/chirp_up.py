@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from ops import embedded, stack
+from ops import embedded_postgres, stack
 from tests import ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -135,7 +135,7 @@ def data_folder(mode: int = 0o755) -> Generator[Path]:
     try:
         yield data
     finally:
-        moved = data / "postgres" / embedded.MOVED_FILE
+        moved = data / "postgres" / embedded_postgres.MOVED_FILE
         if moved.exists():
             shutil.rmtree(moved.read_text().strip())
         shutil.rmtree(folder)

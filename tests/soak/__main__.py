@@ -23,7 +23,7 @@ from pathlib import Path
 
 import uvloop
 
-from ops import embedded
+from ops import embedded_postgres
 from ops.children import StartError
 from tests.soak import graph, history, judge, plan, rest, stack
 from tests.soak.api import Counts
@@ -154,7 +154,7 @@ def _folder() -> Path:
 
 
 def _remove(folder: Path) -> None:
-    moved = folder / "data" / "postgres" / embedded.MOVED_FILE
+    moved = folder / "data" / "postgres" / embedded_postgres.MOVED_FILE
     if moved.exists():
         shutil.rmtree(moved.read_text().strip())
     shutil.rmtree(folder)

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from ops import embedded, gateway, processes
+from ops import embedded, embedded_postgres, gateway, processes
 from ops.processes import CONTAINER_METRICS_PORT, CONTAINER_PORT, KINDS, Addresses, ProcessKind
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -90,7 +90,7 @@ def test_the_gateway_is_published_where_chirp_up_listens() -> None:
 
 
 def test_postgresql_is_tuned_as_by_chirp_up() -> None:
-    flags = [f"-c{name}={value}" for name, value in embedded.POSTGRES_SETTINGS.items()]
+    flags = [f"-c{name}={value}" for name, value in embedded_postgres.SETTINGS.items()]
 
     assert SERVICES["postgres"]["command"] == ["postgres", *flags]
 
