@@ -2,6 +2,8 @@
 happens on the other side."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 TIMEOUT_S = 1.0
@@ -56,16 +58,26 @@ async def valkey_answers(url: str) -> bool:
 
 async def http_status(host: str, port: int, path: str) -> int:
     """Returns the status that a GET is answered with, 0 where it is not answered."""
-    words = (await _get(host, port, path)).split(maxsplit=2)
+    try:
+        async with asyncio.timeout(TIMEOUT_S), _get(host, port, path) as answer:
+            # Not to its end: Envoy takes its time to close.
+            words = (await answer.readline()).split()
+    except (OSError, TimeoutError):
+        return 0
     return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
 
 
 async def healthy_ports(host: str, admin_port: int) -> set[int]:
     """Returns the ports of the upstreams that a gateway holds for healthy, in all its clusters;
     none where its admin page does not answer."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S), _get(host, admin_port, "/clusters") as answer:
+            text = (await answer.read()).decode()
+    except (OSError, TimeoutError):
+        return set()
     # NAME::ADDRESS:PORT::health_flags::healthy, or ::/failed_active_hc and others
     healthy: dict[int, bool] = {}
-    for line in (await _get(host, admin_port, "/clusters")).splitlines():
+    for line in text.splitlines():
         parts = line.strip().split("::")
         if len(parts) == 4 and parts[2] == "health_flags":
             port = int(parts[1].rpartition(":")[2])
@@ -73,16 +85,13 @@ async def healthy_ports(host: str, admin_port: int) -> set[int]:
     return {port for port, yes in healthy.items() if yes}
 
 
-async def _get(host: str, port: int, path: str) -> str:
-    """Returns what a GET is answered with, from the status line on; nothing where it is not."""
+@asynccontextmanager
+async def _get(host: str, port: int, path: str) -> AsyncGenerator[asyncio.StreamReader]:
+    """Asks; yields what is answered, from the status line on."""
+    reader, writer = await asyncio.open_connection(host, port)
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                request = f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
-                writer.write(request.encode())
-                return (await reader.read()).decode(errors="replace")
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return ""
+        request = f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n"
+        writer.write(request.encode())
+        yield reader
+    finally:
+        writer.close()
