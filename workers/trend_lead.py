@@ -14,6 +14,8 @@ from storage.database import Connection, Pool
 
 STANDBY_REST_S = 0.25
 LOOK_EVERY_S = 1.0
+# Partitions come soon after joining, all at once where nobody had them.
+JOINING_REST_S = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +92,9 @@ class TrendLead:
         while True:
             raise_if_cancelled()
             begun = loop.time()
+            owned = group.owned()
             try:
-                await self._worker.refresh(group.owned())
+                await self._worker.refresh(owned)
                 backoff.reset()
             except Exception as error:
                 if not is_outage(error):
@@ -99,7 +102,8 @@ class TrendLead:
                 if backoff.fresh:
                     log.warning("trends wait: %s: %s", type(error).__name__, error)
                 await backoff.wait()
-            await asyncio.sleep(max(0.0, begun + self._refresh_s - loop.time()))
+            rest_s = self._refresh_s if owned else JOINING_REST_S
+            await asyncio.sleep(max(0.0, begun + rest_s - loop.time()))
 
 
 async def _look(connection: Connection) -> None:
