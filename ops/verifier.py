@@ -13,8 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from typing import Any
 
 from rich.progress import Progress
@@ -24,8 +23,9 @@ from domain.ids import UserId
 from eventlog.contract import EventLog
 from eventlog.valkey_streams import open_log
 from mesh.settings import Settings
-from ops import accounts, homes, oracle, upkeep
-from ops.homes import Home, HomeReader
+from ops import accounts, differences, homes, oracle, upkeep
+from ops.differences import Difference, Report, Way
+from ops.homes import HomeReader
 from ops.upkeep import Rebuilder
 from storage import audits, caches, database, outbox, valkey
 from storage import upkeep as upkeep_rows
@@ -40,16 +40,6 @@ STALLED_S = 30.0  # events that stand still for so long have nobody who handles 
 DRAIN_POLL_S = 0.1
 
 
-class Way(Enum):
-    """How an entry came into a home timeline, as far as that can be told afterwards."""
-
-    PUSHED = "pushed"  # by fan-out, into the reader's list
-    PULLED = "pulled"  # of an author who is not pushed, merged when the reader came
-    OWN = "own"  # the reader's
-    REBUILT = "rebuilt"  # there already when a read made the list
-    PAST_THE_LIST = "past the list"  # below its end, from PostgreSQL
-
-
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Whose timelines: the union of all that is said."""
@@ -60,35 +50,6 @@ class Selection:
     seed: int = 0
     top_following: int = 0
     everybody: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A home timeline that is not what it must be."""
-
-    viewer: UserId
-    expected: int
-    served: int
-    missing: list[int]
-    extra: list[int]
-    position: int
-    """The first place where the two are not the same, from 0."""
-    flaw: str
-
-
-@dataclass(slots=True)
-class Report:
-    """What was found."""
-
-    accounts: int = 0
-    entries: int = 0
-    pages: int = 0
-    ways: Counter[Way] = field(default_factory=Counter[Way])
-    differences: list[Difference] = field(default_factory=list[Difference])
-    repaired: list[Difference] = field(default_factory=list[Difference])
-    """What differed, and does no longer."""
-    repaired_ever: int = 0
-    """So many timelines were repaired by this run and all before."""
 
 
 class Verifier:
@@ -210,7 +171,7 @@ class Verifier:
         home = await self._reader.read(viewer)
         async with self._pool.connection() as connection:
             expected = await oracle.fetch_home(connection, viewer, repeat_distance=self._distance)
-        difference = compare(viewer, expected, home, newest)
+        difference = differences.compare(viewer, expected, home, newest)
         if difference is None:
             # What differs is counted when it is looked at again, or not at all.
             report.entries += len(home.ids)
@@ -235,28 +196,6 @@ class Verifier:
             else:
                 ways[Way.PAST_THE_LIST] += 1
         return ways
-
-
-def compare(viewer: UserId, expected: Sequence[int], home: Home, newest: int) -> Difference | None:
-    """Returns how a timeline differs from the oracle's, up to the tweet `newest`; None where it
-    does not."""
-    wanted = [tweet_id for tweet_id in expected if tweet_id <= newest]
-    served = [tweet_id for tweet_id in home.ids if tweet_id <= newest]
-    if wanted == served and not home.flaw:
-        return None
-    pairs = enumerate(zip(wanted, served, strict=False))
-    position = next(
-        (place for place, (one, other) in pairs if one != other), min(len(wanted), len(served))
-    )
-    return Difference(
-        viewer=viewer,
-        expected=len(wanted),
-        served=len(served),
-        missing=sorted(set(wanted) - set(served), reverse=True),
-        extra=sorted(set(served) - set(wanted), reverse=True),
-        position=position,
-        flaw=home.flaw,
-    )
 
 
 async def open_verifier(

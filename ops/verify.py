@@ -11,8 +11,9 @@ from rich.progress import Progress
 from domain.ids import UserId
 from mesh.settings import Settings
 from ops import verifier
+from ops.differences import Difference, Report, Way
 from ops.load import progress_bar
-from ops.verifier import Difference, Report, Selection, Way
+from ops.verifier import Selection
 
 IDS_SHOWN_MAX = 10
 DIFFERENCES_SHOWN_MAX = 20

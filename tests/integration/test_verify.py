@@ -11,9 +11,10 @@ from rich.progress import Progress
 
 from domain.ids import UserId
 from mesh.settings import Settings
-from ops import homes, oracle, verifier, verify
+from ops import differences, homes, oracle, verifier, verify
+from ops.differences import Way
 from ops.homes import Home, HomeReader, Page
-from ops.verifier import Selection, Verifier, Way
+from ops.verifier import Selection, Verifier
 from storage import database
 from storage.timelines import Keys, WindowKind
 from tests.integration.accounts import Account
@@ -190,7 +191,7 @@ async def test_a_page_that_ends_too_early_is_a_flaw(settings: Settings):
 
     assert home.ids == [2, 1]
     assert home.flaw == "page 1 has a next one and only 1 entries"
-    assert verifier.compare(UserId(1), [2, 1], home, 2) is not None
+    assert differences.compare(UserId(1), [2, 1], home, 2) is not None
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ async def test_a_page_that_ends_too_early_is_a_flaw(settings: Settings):
 def test_differences_are_placed(
     expected: list[int], served: list[int], missing: list[int], extra: list[int], position: int
 ):
-    difference = verifier.compare(UserId(1), expected, Home(served, 1, ""), newest=9)
+    difference = differences.compare(UserId(1), expected, Home(served, 1, ""), newest=9)
 
     assert difference is not None
     assert (difference.missing, difference.extra, difference.position) == (
@@ -218,7 +219,7 @@ def test_differences_are_placed(
 
 
 def test_what_was_posted_meanwhile_plays_no_part():
-    assert verifier.compare(UserId(1), [5, 4, 2], Home([4, 2], 1, ""), newest=4) is None
+    assert differences.compare(UserId(1), [5, 4, 2], Home([4, 2], 1, ""), newest=4) is None
 
 
 async def test_a_gateway_that_is_away_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch):
