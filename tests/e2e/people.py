@@ -20,28 +20,37 @@ class Person:
     username: str
     token: str
 
+    @property
+    def bearer(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"}
+
     def call(self, method: str, path: str, body: object = None, **query: object) -> httpx.Response:
         return self.client.request(
             method,
             path,
             json=body,
             params={name: str(value) for name, value in query.items()},
-            headers={"authorization": f"Bearer {self.token}"},
+            headers=self.bearer,
         )
 
-    def post(self, content: str, **fields: object) -> dict[str, Any]:
-        answer = self.call("POST", "/api/tweets", {"content": content, **fields})
+    def ask(self, method: str, path: str, body: object = None, **query: object) -> dict[str, Any]:
+        """What a call that succeeds is answered with."""
+        answer = self.call(method, path, body, **query)
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    def post(self, content: str, **fields: object) -> dict[str, Any]:
+        return self.ask("POST", "/api/tweets", {"content": content, **fields})
+
+    def follow(self, other: "Person") -> None:
+        self.ask("POST", f"/api/users/{other.id}/follow")
 
     def home(self, limit: int = 20) -> list[str]:
         """All pages laid end to end."""
         ids: list[str] = []
         cursor: dict[str, str] = {}
         while True:
-            answer = self.call("GET", "/api/timeline/home", limit=limit, **cursor)
-            assert answer.status_code == 200, answer.text
-            page = answer.json()
+            page = self.ask("GET", "/api/timeline/home", limit=limit, **cursor)
             ids += [tweet["id"] for tweet in page["tweets"]]
             if not page["hasMore"]:
                 return ids

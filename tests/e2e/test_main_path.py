@@ -44,7 +44,7 @@ def test_a_post_reaches_its_followers_pushed_or_pulled(client: httpx.Client) -> 
 
 def test_pages_go_past_the_length_of_the_list(client: httpx.Client) -> None:
     author, follower = sign_up(client, "long_author"), sign_up(client, "long_follower")
-    follower.call("POST", f"/api/users/{author.id}/follow")
+    follower.follow(author)
     assert follower.home() == []
 
     posted = [author.post(f"number {number}")["id"] for number in range(12)]
@@ -93,7 +93,7 @@ def test_a_tweet_as_json_is_as_the_contract_says(client: httpx.Client) -> None:
 
 def test_likes_retweets_and_their_lists(client: httpx.Client) -> None:
     author, fan = sign_up(client, "liked_author"), sign_up(client, "liking_fan")
-    fan.call("POST", f"/api/users/{author.id}/follow")
+    fan.follow(author)
     path = f"/api/tweets/{author.post('like me')['id']}"
 
     liked, retweeted = (
@@ -160,7 +160,7 @@ def test_a_thread_with_its_gone_member(client: httpx.Client) -> None:
 
 def test_blocks_mutes_and_explanations(client: httpx.Client) -> None:
     author, blocker = sign_up(client, "block_author"), sign_up(client, "block_blocker")
-    blocker.call("POST", f"/api/users/{author.id}/follow")
+    blocker.follow(author)
     tweet, own = author.post("read me")["id"], blocker.post("own")["id"]
     until(blocker.home, [own, tweet])
 
@@ -199,7 +199,7 @@ def test_blocks_mutes_and_explanations(client: httpx.Client) -> None:
 
 def test_a_deleted_tweet_is_gone_everywhere(client: httpx.Client) -> None:
     author, follower = sign_up(client, "gone_author"), sign_up(client, "gone_follower")
-    follower.call("POST", f"/api/users/{author.id}/follow")
+    follower.follow(author)
     kept, gone = author.post("kept")["id"], author.post("gone")["id"]
     until(follower.home, [gone, kept])
 
