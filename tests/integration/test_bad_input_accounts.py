@@ -1,12 +1,15 @@
-from collections.abc import Awaitable
-
 import grpc
 from chirp.v1 import graph_pb2, user_pb2
 
 from tests.integration.accounts import PASSWORD, Accounts, bearer, failure
-
-URL = "https://example.org/"
-LONG_URL = URL + "a" * (2_049 - len(URL))
+from tests.integration.bad_input import (
+    LONG_URL,
+    UNKNOWN_IDS,
+    WRONG_IDS,
+    WRONG_PAGES,
+    assert_not_found,
+    assert_refused,
+)
 
 CREATE_USER: list[tuple[str, dict[str, str]]] = [
     ("username", {"username": ""}),
@@ -58,27 +61,8 @@ UPDATE_ME: list[tuple[str, dict[str, str]]] = [
 LISTS: list[tuple[str, dict[str, int | str]]] = [
     ("id", {"id": 0}),
     ("id", {"id": -1}),
-    ("limit", {"limit": 0}),
-    ("limit", {"limit": -5}),
-    ("cursor", {"cursor": "!"}),
-    ("cursor", {"cursor": "AAAAAAAAAAAA"}),
-    ("cursor", {"cursor": "AQAAAAAAAAAA"}),
-    ("cursor", {"cursor": "Av__________"}),
-    ("cursor", {"cursor": "AQAAAAAAAAAB\n"}),
-    ("cursor", {"cursor": "AQAAAAAAAAABAQ"}),
-    ("cursor", {"cursor": "AQ\x00AAAAAAAAB"}),
-    ("cursor", {"cursor": "A" * 100_000}),
+    *WRONG_PAGES,
 ]
-
-
-async def assert_refused(call: Awaitable[object], field: str) -> None:
-    refused = await failure(call)
-
-    assert (refused.code, refused.reason) == (
-        grpc.StatusCode.INVALID_ARGUMENT,
-        "INVALID_ARGUMENT",
-    )
-    assert refused.fields == [field]
 
 
 async def test_every_wrong_field_of_a_sign_up_is_named(accounts: Accounts) -> None:
@@ -128,7 +112,7 @@ async def test_every_wrong_field_of_the_lists_is_named(accounts: Accounts) -> No
 async def test_impossible_id_is_named(accounts: Accounts) -> None:
     (ada,) = await accounts.insert()
     before = await accounts.contents()
-    for wrong in (0, -1, -(2**63)):
+    for wrong in WRONG_IDS:
         for call in (
             accounts.users.GetUser(user_pb2.GetUserRequest(id=wrong)),
             accounts.graph.FollowUser(graph_pb2.FollowUserRequest(id=wrong), metadata=ada.metadata),
@@ -155,7 +139,7 @@ async def test_impossible_name_is_named(accounts: Accounts) -> None:
 async def test_unknown_account_is_not_found(accounts: Accounts) -> None:
     (ada,) = await accounts.insert()
     before = await accounts.contents()
-    for unknown in (7, 2**63 - 1):
+    for unknown in UNKNOWN_IDS:
         for call in (
             accounts.users.GetUser(user_pb2.GetUserRequest(id=unknown)),
             accounts.users.GetUserByUsername(user_pb2.GetUserByUsernameRequest(username="nobody")),
@@ -176,12 +160,7 @@ async def test_unknown_account_is_not_found(accounts: Accounts) -> None:
             accounts.graph.ListFollowers(graph_pb2.ListFollowersRequest(id=unknown)),
             accounts.graph.ListFollowing(graph_pb2.ListFollowingRequest(id=unknown)),
         ):
-            refused = await failure(call)
-            assert (refused.code, refused.reason) == (
-                grpc.StatusCode.NOT_FOUND,
-                "USER_NOT_FOUND",
-            )
-            assert refused.fields == []
+            await assert_not_found(call, "USER_NOT_FOUND")
     assert await accounts.contents() == before
 
 

@@ -5,18 +5,24 @@ from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
 from chirp.v1 import timeline_pb2, tweet_pb2
 from google.protobuf.message import Message
 
 from mesh.settings import Settings
-from tests.integration.accounts import Account, failure
+from tests.integration.accounts import Account
+from tests.integration.bad_input import (
+    LONG_URL,
+    UNKNOWN_IDS,
+    URL,
+    WRONG_IDS,
+    WRONG_PAGES,
+    assert_no_message_is_refused,
+    assert_not_found,
+    assert_refused,
+)
 from tests.world import World, open_world
-
-URL = "https://example.org/"
-LONG_URL = URL + "a" * (2_049 - len(URL))
 
 CREATE: list[tuple[str, dict[str, Any]]] = [
     ("content", {"content": ""}),
@@ -45,22 +51,6 @@ CREATE: list[tuple[str, dict[str, Any]]] = [
     ("requestId", {"request_id": "a\x00"}),
     ("requestId", {"request_id": "\u00e9"}),
 ]
-
-PAGES: list[tuple[str, dict[str, Any]]] = [
-    ("limit", {"limit": 0}),
-    ("limit", {"limit": -1}),
-    ("limit", {"limit": -(2**31)}),
-    ("cursor", {"cursor": "!"}),
-    ("cursor", {"cursor": "0"}),
-    ("cursor", {"cursor": "AAAAAAAAAAAA"}),
-    ("cursor", {"cursor": "AQAAAAAAAAAA"}),
-    ("cursor", {"cursor": "Av__________"}),
-    ("cursor", {"cursor": "AQAAAAAAAAAB\n"}),
-    ("cursor", {"cursor": "AQ\x00AAAAAAAAB"}),
-    ("cursor", {"cursor": "A" * 100_000}),
-]
-WRONG_IDS = (0, -1, -(2**63))
-UNKNOWN_IDS = (1, 7, 2**63 - 1)
 
 
 @dataclass
@@ -115,30 +105,13 @@ async def stage(settings: Settings) -> AsyncGenerator[Stage]:
         assert await stage.contents() == before, "something was half done"
 
 
-async def assert_refused(call: Awaitable[object], field: str) -> None:
-    refused = await failure(call)
-
-    assert (refused.code, refused.reason) == (
-        grpc.StatusCode.INVALID_ARGUMENT,
-        "INVALID_ARGUMENT",
-    )
-    assert refused.fields == [field]
-
-
-async def assert_unknown(call: Awaitable[object], reason: str) -> None:
-    refused = await failure(call)
-
-    assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, reason)
-    assert refused.fields == []
-
-
 async def test_every_wrong_field_of_a_tweet_is_named(stage: Stage):
     for field, wrong in CREATE:
         await assert_refused(stage.create(**wrong), field)
 
 
 async def test_every_wrong_field_of_the_timelines_is_named(stage: Stage):
-    for field, wrong in PAGES:
+    for field, wrong in WRONG_PAGES:
         await assert_refused(stage.home(**wrong), field)
         await assert_refused(stage.user(**wrong), field)
     for wrong in (-1, -(2**63)):
@@ -159,11 +132,11 @@ async def test_impossible_tweet_id_is_named(stage: Stage):
 
 async def test_unknown_tweet_or_account_is_not_found(stage: Stage):
     for unknown in UNKNOWN_IDS:
-        await assert_unknown(stage.get(unknown), "TWEET_NOT_FOUND")
-        await assert_unknown(stage.delete(unknown), "TWEET_NOT_FOUND")
-        await assert_unknown(stage.create(reply_to=unknown), "TWEET_NOT_FOUND")
-        await assert_unknown(stage.create(quote_of=unknown), "TWEET_NOT_FOUND")
-        await assert_unknown(stage.user(id=unknown), "USER_NOT_FOUND")
+        await assert_not_found(stage.get(unknown))
+        await assert_not_found(stage.delete(unknown))
+        await assert_not_found(stage.create(reply_to=unknown))
+        await assert_not_found(stage.create(quote_of=unknown))
+        await assert_not_found(stage.user(id=unknown), "USER_NOT_FOUND")
     assert list((await stage.batch(*UNKNOWN_IDS)).tweets) == []
 
 
@@ -188,10 +161,9 @@ async def test_values_at_the_limits_are_taken(stage: Stage):
     ],
 )
 async def test_bytes_that_are_no_message_do_not_hurt_the_server(stage: Stage, method: str):
-    async with grpc.aio.insecure_channel(stage.world.settings.tweet_target) as channel:
-        call: Any = channel.unary_unary(method)  # pyright: ignore[reportUnknownVariableType]
-        with pytest.raises(grpc.aio.AioRpcError):
-            await call(b"\x0a\xff\xff\xff\xff", metadata=stage.author.metadata)
+    await assert_no_message_is_refused(
+        stage.world.settings.tweet_target, method, stage.author.metadata
+    )
 
     answer: Message = await stage.batch(stage.tweet.id)
     assert answer.ByteSize() > 0

@@ -1,39 +1,18 @@
 """Likes, retweets, replies and quotes through real servers: what the words mean."""
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import Awaitable
 
 import grpc
 import pytest
-import pytest_asyncio
 from chirp.v1 import events_pb2, tweet_pb2
 
-from mesh.settings import Settings
-from tests.integration.accounts import Account, failure
-from tests.integration.recount import assert_counts_are_exact
-from tests.world import World, open_world
+from tests.integration.accounts import failure
+from tests.integration.engagement import get, own_retweet, world
+from tests.world import World
+
+__all__ = ["world"]
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(module_settings: Settings) -> AsyncGenerator[World]:
-    async with open_world(module_settings) as opened:
-        yield opened
-        await assert_counts_are_exact(opened.accounts)
-
-
-async def get(world: World, tweet_id: int, viewer: Account | None = None) -> tweet_pb2.Tweet:
-    metadata = viewer.metadata if viewer else None
-    return await world.tweets.GetTweet(tweet_pb2.GetTweetRequest(id=tweet_id), metadata=metadata)
-
-
-async def own_retweet(world: World, who: Account, original: int) -> int:
-    ((tweet_id,),) = await world.accounts.rows(
-        "SELECT id FROM tweets WHERE author_id = %s AND retweet_of = %s AND deleted_at IS NULL",
-        who.id,
-        original,
-    )
-    return tweet_id
 
 
 async def new_events(world: World, told: int) -> list[tuple[int, events_pb2.Event]]:
