@@ -6,7 +6,6 @@ until all of them have it. A part of `make bench-shape`; writes bench/streams_sh
 
 import asyncio
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -47,7 +46,7 @@ def main() -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        stack.remove_folder(folder)
     Console().print(rows.table(measured))
     rows.write_json(measured, LATEST)
     return 0

@@ -30,17 +30,27 @@ class Load:
 
     rest: httpx.AsyncClient
     bearer: dict[str, str]
+    fan: dict[str, str]
+    """Of somebody else, who likes what is posted."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
     answers: int = 0
     failures: list[str] = field(default_factory=list[str])
     posted: list[str] = field(default_factory=list[str])
     got: list[str] = field(default_factory=list[str])
+    liked: list[str] = field(default_factory=list[str])
+    told: list[str] = field(default_factory=list[str])
+    """The tweets of which a stream told that the fan likes them."""
+    begun: set[str] = field(default_factory=set[str])
+    """Streams that brought a message."""
     resumed: int = 0
 
-    async def call(self, method: str, path: str, body: object = None) -> dict[str, object]:
+    async def call(
+        self, method: str, path: str, body: object = None, *, fan: bool = False
+    ) -> dict[str, object]:
+        headers = self.fan if fan else self.bearer
         try:
-            answer = await self.rest.request(method, path, json=body, headers=self.bearer)
+            answer = await self.rest.request(method, path, json=body, headers=headers)
             answer.raise_for_status()
         except httpx.HTTPError as error:
             after_s = time.monotonic() - self.began
@@ -68,15 +78,35 @@ class Load:
                 await self.call("DELETE", f"/api/tweets/{self.posted[-1]}/like")
             await asyncio.sleep(0.05)
 
-    async def stream(self) -> None:
-        """Reads the own home stream for ever, as clients do."""
+    async def like_once(self) -> None:
+        """The fan likes each tweet that it comes to once."""
+        while not self.stop.is_set():
+            newest = self.posted[-1] if self.posted else ""
+            if newest and newest not in self.liked[-1:]:
+                await self.call("POST", f"/api/tweets/{newest}/like", fan=True)
+                self.liked.append(newest)
+            await asyncio.sleep(0.05)
+
+    async def read_home(self) -> None:
+        """Reads the own home stream for ever."""
+        async for item in self.items("/api/timeline/home:stream"):
+            self.got.append(item["id"])
+
+    async def read_notifications(self) -> None:
+        """Reads the own notifications for ever."""
+        async for item in self.items("/api/notifications:stream"):
+            self.told.append(item["tweetId"])
+
+    async def items(self, path: str) -> AsyncGenerator[dict[str, Any]]:
+        """Reads a stream for ever, as clients do."""
         token = ""
         while True:
             query: dict[str, str] = {"resumeToken": token} if token else {}
             with contextlib.suppress(httpx.HTTPError):
-                async for message in self.messages("/api/timeline/home:stream", query):
+                async for message in self.messages(path, query):
+                    self.begun.add(path)
                     if "item" in message:
-                        self.got.append(message["item"]["id"])
+                        yield message["item"]
                     token = message.get("resumeToken") or token
                     if "end" in message:
                         token = message["end"]["resumeToken"] or token
@@ -96,6 +126,13 @@ def up() -> Iterator[ChirpUp]:
         yield running
 
 
+async def signed_up(rest: httpx.AsyncClient, name: str) -> dict[str, str]:
+    """Makes an account; returns what its calls carry."""
+    account = {"username": name, "password": PASSWORD}
+    answer = (await rest.post("/api/users", json=account)).json()
+    return {"authorization": f"Bearer {answer['accessToken']}"}
+
+
 def ours(up: ChirpUp) -> set[int]:
     """The processes of our servers and workers."""
     modules = {kind.module for kind in KINDS}
@@ -111,14 +148,16 @@ async def test_a_rolling_restart_under_load_fails_no_request_and_loses_no_item(
 ) -> None:
     before = ours(up)
     async with httpx.AsyncClient(base_url=up.url, timeout=REQUEST_S) as rest:
-        account = {"username": "busy", "password": PASSWORD}
-        signed_up = (await rest.post("/api/users", json=account)).json()
-        load = Load(rest, {"authorization": f"Bearer {signed_up['accessToken']}"})
-        streaming = asyncio.create_task(load.stream())
+        load = Load(rest, *[await signed_up(rest, name) for name in ("busy", "admirer")])
+        streaming = [
+            asyncio.create_task(work) for work in (load.read_home(), load.read_notifications())
+        ]
         async with asyncio.timeout(WITHIN_S):
             while not load.got:  # it has begun
                 await load.call("POST", "/api/tweets", {"content": "first"})
                 await asyncio.sleep(0.1)
+            while len(load.begun) < len(streaming):
+                await asyncio.sleep(0.02)
         load.got.clear()
         tasks = [
             asyncio.create_task(work)
@@ -130,6 +169,7 @@ async def test_a_rolling_restart_under_load_fails_no_request_and_loses_no_item(
                 load.read("/api/trends/world/first:explain"),
                 load.read("/api/me"),
                 load.like(),
+                load.like_once(),
             )
         ]
         command = await asyncio.create_subprocess_exec(
@@ -143,11 +183,12 @@ async def test_a_rolling_restart_under_load_fails_no_request_and_loses_no_item(
         load.stop.set()
         await asyncio.gather(*tasks)
         deadline = time.monotonic() + WITHIN_S
-        while not set(load.posted) <= set(load.got):
-            assert time.monotonic() < deadline, set(load.posted) - set(load.got)
+        while missed := set(load.posted) - set(load.got) | set(load.liked) - set(load.told):
+            assert time.monotonic() < deadline, missed
             await asyncio.sleep(0.05)
-        streaming.cancel()
-        await asyncio.gather(streaming, return_exceptions=True)
+        for task in streaming:
+            task.cancel()
+        await asyncio.gather(*streaming, return_exceptions=True)
     after = ours(up)
 
     assert command.returncode == 0, errors
@@ -156,8 +197,12 @@ async def test_a_rolling_restart_under_load_fails_no_request_and_loses_no_item(
     assert len(after) == len(before) == 2 * len(KINDS)
     assert load.failures == []
     assert [tweet for tweet in load.got if tweet in set(load.posted)] == load.posted
-    assert load.resumed >= 1
-    print(f"{load.answers} answers, {len(load.posted)} tweets, {load.resumed} resumed; {output}")
+    assert load.told == load.liked
+    assert load.resumed >= 2
+    print(
+        f"{load.answers} answers, {len(load.posted)} tweets, {len(load.liked)} likes,"
+        f" {load.resumed} resumed; {output}"
+    )
 
 
 def test_a_restart_where_no_stack_runs_says_so() -> None:

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest_asyncio
-from chirp.v1 import notification_pb2
+from chirp.v1 import notification_pb2, notification_pb2_grpc
 
 from domain import notification
 from mesh.settings import Settings
+from servers import notification_server
 from tests.integration.accounts import Account, failure
+from tests.integration.conftest import serving_process
 from tests.notified import KIND, Notified, open_notified
 from tests.world import open_world
 
@@ -119,6 +121,37 @@ async def test_a_resumed_stream_brings_everything_once_and_in_order(notified: No
         (tweets[4].id, 3), (0, 1),
     }  # fmt: skip
     assert again == items[3:]
+
+
+async def test_a_draining_server_ends_a_stream_that_goes_on_at_another(notified: Notified) -> None:
+    world = notified.world
+    ada, grace = await world.accounts.insert(2)
+    tweets = [await world.post(ada) for _ in range(3)]
+    stub = notified.stub
+    async with AsyncExitStack() as stack:
+        serving = await stack.enter_async_context(AsyncExitStack())
+        port = await serving.enter_async_context(
+            serving_process(world.settings, notification_server.open_process)
+        )
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+        notified.stub = notification_pb2_grpc.NotificationServiceStub(channel)
+        stream = await stack.enter_async_context(streaming(notified, ada))
+        await stream.begin()
+        await world.like(grace, tweets[0].id)
+        await notified.drain()
+        got = [item.tweet_id for item in await stream.items(1)]
+        stopping = asyncio.create_task(serving.aclose())
+        message = await stream.read()
+        await stopping
+    notified.stub = stub
+    for tweet in tweets[1:]:
+        await world.like(grace, tweet.id)
+        await notified.drain()
+    async with streaming(notified, ada, message.end.resume_token) as stream:
+        got += [item.tweet_id for item in await stream.items(2)]
+
+    assert message.end.reason == "DRAINING"
+    assert got == [tweet.id for tweet in tweets]
 
 
 async def test_somebody_muted_just_now_is_not_told_though_the_worker_does_not_know(

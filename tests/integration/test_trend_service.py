@@ -9,12 +9,14 @@ from collections.abc import AsyncGenerator
 import grpc
 import pytest
 import pytest_asyncio
-from chirp.v1 import trend_pb2
+from chirp.v1 import trend_pb2, trend_pb2_grpc
 
 from domain.ids import UserId
 from mesh.settings import Settings
+from servers import trend_server
 from tests.conftest import fresh_settings
 from tests.integration.accounts import failure
+from tests.integration.conftest import serving_process
 from tests.trend_world import DEADLINE_S, MINUTE_MS, TrendWorld, open_trend_world
 
 Update = trend_pb2.StreamTrendsResponse
@@ -28,7 +30,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def shared(backing: Settings) -> AsyncGenerator[TrendWorld]:
     async with (
         fresh_settings(backing) as settings,
-        open_trend_world(settings.model_copy(update={"trend_place_tags_min": 2})) as opened,
+        open_trend_world(
+            settings.model_copy(update={"trend_place_tags_min": 2, "heartbeat_s": 1})
+        ) as opened,
     ):
         yield opened
 
@@ -271,6 +275,51 @@ async def test_a_stream_of_a_place_follows_it_when_it_stops_being_sparse(
     assert (second.location, second.fallback_from) == ("fr", "")
     assert told(second) == [("there", 1, 0), ("also", 0, 1)]
     stream.cancel()
+
+
+async def test_a_silent_stream_beats(world: TrendWorld) -> None:
+    await burst(world, "still", 3)
+    await world.drain()
+
+    stream: Stream = world.trends.StreamTrends(trend_pb2.StreamTrendsRequest())
+    kinds: list[str | None] = []
+    async with asyncio.timeout(DEADLINE_S):
+        for _ in range(3):
+            message = await stream.read()
+            assert isinstance(message, Update)
+            kinds.append(message.WhichOneof("message"))
+
+    assert kinds == ["item", "heartbeat", "heartbeat"]
+    stream.cancel()
+
+
+async def test_several_servers_answer_and_stream_the_same(world: TrendWorld) -> None:
+    await burst(world, "old", 4)
+    await world.drain()
+    async with (
+        serving_process(world.settings, trend_server.open_process) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        # It has the lists from the first moment: they were published before it began.
+        other = trend_pb2_grpc.TrendServiceStub(channel)
+        lists = [
+            await each.ListTrends(trend_pb2.ListTrendsRequest()) for each in (world.trends, other)
+        ]
+        streams: list[Stream] = [
+            each.StreamTrends(trend_pb2.StreamTrendsRequest()) for each in (world.trends, other)
+        ]
+        whole = [await read(stream) for stream in streams]
+        await burst(world, "new", 5)
+        await world.drain()
+        changed = [await read(stream) for stream in streams]
+        for stream in streams:
+            stream.cancel()
+
+    assert lists[0] == lists[1]
+    assert names(lists[0]) == ["old"]
+    assert whole[0] == whole[1]
+    assert changed[0] == changed[1]
+    assert told(changed[0]) == [("new", 0, 1), ("old", 1, 2)]
 
 
 async def test_open_streams_outlive_the_worker_and_the_cache(world: TrendWorld) -> None:
