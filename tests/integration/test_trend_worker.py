@@ -15,9 +15,8 @@ from domain.trend_window import TrendWindow, minute_of
 from mesh.server import Process
 from mesh.settings import Settings
 from ops import probes
-from storage import tag_uses, valkey
-from storage.trends import NO_VERSION, FencedOut, Lost, Moved, TrendStore
-from storage.valkey import Valkey
+from storage import tag_uses
+from storage.trends import NO_VERSION, TrendStore
 from tests.integration.accounts import failure
 from tests.integration.conftest import serving_process
 from tests.trend_world import DEADLINE_S, MINUTE_MS, TrendWorld, open_trend_world
@@ -28,12 +27,6 @@ from workers.trend_worker import TrendWorker
 @pytest_asyncio.fixture
 async def world(settings: Settings) -> AsyncGenerator[TrendWorld]:
     async with open_trend_world(settings) as opened:
-        yield opened
-
-
-@pytest_asyncio.fixture
-async def cache(settings: Settings) -> AsyncGenerator[Valkey]:
-    async with valkey.connect(settings.valkey_url, settings) as opened:
         yield opened
 
 
@@ -226,51 +219,6 @@ async def test_one_worker_counts_and_another_takes_over(settings: Settings) -> N
                 await until(lambda: any(worker.counting for worker in workers))
 
     assert states == [True, False]
-
-
-async def test_a_store_publishes_all_of_a_version_or_nothing(cache: Valkey) -> None:
-    store = TrendStore(cache)
-    nothing = await store.read(NO_VERSION)
-
-    first = await store.publish({"world": b"a", "fr": b"b"}, after=NO_VERSION, fence=5, as_of_ms=9)
-    whole = await store.read(NO_VERSION)
-    second = await store.publish({"fr": b"", "us": b"c"}, after=first, fence=5, as_of_ms=10)
-    changes = await store.read(first)
-    third = await store.publish({}, after=second, fence=5, as_of_ms=11)
-    unchanged = await store.read(second)
-
-    assert nothing is None
-    assert whole is not None
-    assert (whole.whole, whole.lists, whole.as_of_ms) == (True, {"world": b"a", "fr": b"b"}, 9)
-    assert changes is not None
-    assert (changes.whole, changes.lists) == (False, {"fr": b"", "us": b"c"})
-    assert third == second
-    assert unchanged is not None
-    assert (unchanged.lists, unchanged.as_of_ms, unchanged.version) == ({}, 11, second)
-
-
-async def test_a_store_notices_losses_and_newer_publishers(cache: Valkey) -> None:
-    store = TrendStore(cache)
-    first = await store.publish({"world": b"a"}, after=NO_VERSION, fence=5, as_of_ms=100)
-
-    with pytest.raises(FencedOut):
-        await store.publish({"world": b"b"}, after=first, fence=4, as_of_ms=101)
-    with pytest.raises(Moved):
-        await store.publish({"world": b"b"}, after="1", fence=5, as_of_ms=101)
-    with pytest.raises(Lost):
-        await store.publish({"world": b"b"}, after="1", fence=6, as_of_ms=101)
-    await cache.delete("trends:{trends}:lists")
-    torn = await store.read(first)
-    with pytest.raises(Lost):
-        await store.publish({"fr": b"b"}, after=first, fence=5, as_of_ms=102)
-    await cache.flushall()
-    again = await store.publish({"fr": b"b"}, after=NO_VERSION, fence=5, as_of_ms=102)
-    news = await store.read(first)
-
-    assert torn is None, "half of what was published is nothing"
-    assert int(again) > int(first)
-    assert news is not None
-    assert (news.whole, news.lists) == (True, {"fr": b"b"})
 
 
 class Deaf(TrendStore):
