@@ -5,7 +5,7 @@ import asyncio
 import itertools
 import time
 import unicodedata
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -38,7 +38,23 @@ DEADLINE_S = 20.0
 
 
 class Killed(BaseException):
-    """The worker died: after it handled a batch, before that was committed."""
+    """The worker died: after it handled a batch, before that was committed; or while it published,
+    a part of the lists."""
+
+
+class Store(TrendStore):
+    """What the worker publishes with; dies when told to."""
+
+    parts_left = -1
+    """How many parts it publishes before it dies; it does not while this is below 0."""
+
+    async def _publish_part(
+        self, lists: Mapping[str, bytes], after: str, fence: int, as_of_ms: int
+    ) -> str:
+        if self.parts_left == 0:
+            raise Killed
+        self.parts_left -= 1
+        return await super()._publish_part(lists, after, fence, as_of_ms)
 
 
 @dataclass(slots=True)
@@ -78,6 +94,7 @@ class TrendWorld:
     now_ms: int
     ids: SnowflakeGenerator = field(default_factory=lambda: SnowflakeGenerator(1))
     worker: TrendWorker = field(init=False)
+    store: Store = field(init=False)
     group: Runner = field(init=False)
     handler: Handler = field(init=False)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -85,9 +102,8 @@ class TrendWorld:
 
     async def start_worker(self) -> None:
         """Starts a worker that knows nothing."""
-        self.worker = TrendWorker(
-            self.pool, TrendStore(self.cache), self.settings, lambda: self.now_ms / 1000
-        )
+        self.store = Store(self.cache)
+        self.worker = TrendWorker(self.pool, self.store, self.settings, lambda: self.now_ms / 1000)
         self.handler = Handler(self.worker)
         self.group = await self._running.enter_async_context(
             runner.open_runner(self.settings, trend_worker.GROUP, self.handler)
@@ -103,6 +119,14 @@ class TrendWorld:
         self.handler.dies = True
         with suppress(Killed):
             await self.group.step(0)
+        await self.stop_worker()
+        await self.start_worker()
+
+    async def die_while_publishing(self, parts: int) -> None:
+        """Lets the worker die after so many parts of what it publishes next, and starts another."""
+        self.store.parts_left = parts
+        with suppress(Killed):
+            await self.refresh()
         await self.stop_worker()
         await self.start_worker()
 
