@@ -148,7 +148,7 @@ async def test_a_rolling_restart_under_load_fails_no_request_and_loses_no_item(
 ) -> None:
     before = ours(up)
     async with httpx.AsyncClient(base_url=up.url, timeout=REQUEST_S) as rest:
-        load = Load(rest, *[await signed_up(rest, name) for name in ("busy", "admirer")])
+        load = Load(rest, await signed_up(rest, "busy"), await signed_up(rest, "admirer"))
         streaming = [
             asyncio.create_task(work) for work in (load.read_home(), load.read_notifications())
         ]
