@@ -75,7 +75,7 @@ def text(samples: Iterable[Sample]) -> str:
                 f'{name}="{_escaped(value)}"'
                 for name, value in zip(metric.labels, sample.labels, strict=True)
             )
-            lines.append(f"{metric.name}{f'{{{labels}}}' if labels else ''} {sample.value:g}")
+            lines.append(f"{metric.name}{f'{{{labels}}}' if labels else ''} {sample.value:.15g}")
     return "\n".join((*lines, ""))
 
 

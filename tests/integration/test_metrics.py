@@ -117,6 +117,13 @@ async def test_nothing_listens_where_no_address_is_set() -> None:
         assert port == 0
 
 
+def test_large_numbers_are_told_to_the_last_digit() -> None:
+    text = metrics.text([Sample(TREND_USES_DROPPED, 123_456_789), Sample(OPEN_STREAMS, 0.25)])
+
+    assert f"{TREND_USES_DROPPED.name} 123456789\n" in text
+    assert f"{OPEN_STREAMS.name} 0.25\n" in text
+
+
 def test_a_value_cannot_end_its_label() -> None:
     metric = Metric("chirp_test", "gauge", "A test.", ("name",))
 
