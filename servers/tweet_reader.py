@@ -37,6 +37,11 @@ class TweetReader:
         """Returns one tweet as `user` sees it."""
         return (await self.tweets([row], user))[0]
 
+    async def answer_new(self, row: TweetRow, user: UserId) -> bytes:
+        """The same of a tweet that was just made: nobody marked it yet."""
+        view = _SignedIn(self, self._pool, user, new=row.id)
+        return (await self._presenter.tweets(_records([row]), view, self._fetch))[0]
+
     async def answer_id(self, tweet_id: int, user: UserId | None) -> bytes:
         """The same by id; raises TweetNotFound where it, or what it repeats, is not there."""
         for row in await tweets.fetch_living(self._pool, [tweet_id]):
@@ -108,14 +113,15 @@ class TweetReader:
 class _SignedIn:
     """A view of tweet_server's own tables."""
 
-    def __init__(self, reader: TweetReader, pool: Pool, user: UserId) -> None:
+    def __init__(self, reader: TweetReader, pool: Pool, user: UserId, *, new: int = 0) -> None:
         self._reader = reader
         self._pool = pool
         self._user = user
+        self._new = new
 
     async def marks(self, ids: Collection[int]) -> Marks | None:
         """See View."""
-        asked = list(ids)
+        asked = [tweet_id for tweet_id in ids if tweet_id != self._new]
         if not asked:
             return Marks(frozenset(), frozenset())
         return Marks(

@@ -17,7 +17,7 @@ from servers.tweet_reader import TweetReader
 from servers.tweet_record_service import TweetRecordService
 from servers.tweet_service import Announcer, TweetService
 from servers.user_names import UserNames
-from storage import database, snowflakes, valkey
+from storage import database, snowflakes, valkey, valkey_connection
 from storage.timelines import TimelineStore
 
 
@@ -28,6 +28,9 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         pool = await stack.enter_async_context(database.open_pool(settings))
         await database.require_fact(pool, "timeline_shards", str(settings.timeline_shards))
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
+        hot = await stack.enter_async_context(
+            valkey_connection.open_connection(settings.valkey_url, settings.valkey_timeout_s)
+        )
         ids = await stack.enter_async_context(snowflakes.lease(pool))
         to_users = await stack.enter_async_context(
             clients.channel(settings, settings.graph_target, "chirp.v1.UserDirectoryService")
@@ -46,7 +49,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             graph_pb2_grpc.BlockDirectoryServiceStub(to_blocks),
             metadata,
         )
-        announcer = Announcer(TimelineStore(cache, settings), cache)
+        announcer = Announcer(TimelineStore(cache, settings), cache, hot)
         tweets = TweetService(
             pool=pool,
             ids=ids,

@@ -1,6 +1,7 @@
 """TweetService: creating, reading and deleting tweets. Likes, retweets and threads stand in
 `engagement_service.py` and `thread_service.py`."""
 
+import logging
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from domain.ids import TweetId, UserId, minted_at_ms
 from mesh.clients import Metadata
 from mesh.rpc import Call
 from servers import tweet_reader, tweet_records, tweet_writer
+from servers.group_commit import GroupCommit, Plain
 from servers.tweet_reader import TweetReader
 from servers.tweet_writer import AlreadyPosted, Notices, Written
 from storage import tweet_cache, tweets
@@ -22,8 +24,11 @@ from storage.snowflakes import IdMinter
 from storage.timelines import TimelineStore
 from storage.tweets import Target, TweetRow
 from storage.valkey import Valkey, best_effort
+from storage.valkey_connection import Command, SharedConnection
 
 BATCH_MAX = 100
+
+log = logging.getLogger(__name__)
 
 
 class TweetService:
@@ -41,6 +46,7 @@ class TweetService:
     ) -> None:
         self._pool = pool
         self._ids = ids
+        self._group_commit = GroupCommit(pool, ids)
         self._reader = reader
         self._announcer = announcer
         self._directory = directory
@@ -58,13 +64,14 @@ class TweetService:
         )
         referred = await self._look_up(draft, call.caller)
         try:
-            async with self._pool.connection() as connection, connection.transaction():
-                written = await self._insert(connection, call.caller, draft, referred)
+            written = await self._write(call.caller, draft, referred)
         except AlreadyPosted:
             # What follows is done again: it may be why the client did not get the first answer.
             written = Written(await self._posted(call.caller, draft.request_id), ())
+            await self._announcer.created(written)
+            return await self._reader.answer(written.row, call.caller)
         await self._announcer.created(written)
-        return await self._reader.answer(written.row, call.caller)
+        return await self._reader.answer_new(written.row, call.caller)
 
     async def GetTweet(self, request: tweet_pb2.GetTweetRequest, call: Call) -> bytes:
         """Gets a tweet that is not deleted."""
@@ -105,11 +112,26 @@ class TweetService:
         blocked = await self._reader.blocked_among(author, authors.union(mentions))
         return _Referred(mentions, targets, blocked)
 
+    async def _write(self, author: UserId, draft: rules.Draft, referred: "_Referred") -> Written:
+        if not draft.reply_to and not draft.quote_of:
+            plain = Plain(
+                author=author,
+                request_id=draft.request_id,
+                location=draft.location,
+                notices=referred.notices(draft),
+                row=lambda tweet_id: _new_row(tweet_id, author, draft, referred),
+            )
+            written = await self._group_commit.write(plain)
+            if written is not None:
+                return written
+        async with self._pool.connection() as connection, connection.transaction():
+            return await self._insert(connection, author, draft, referred)
+
     async def _insert(
         self, connection: Connection, author: UserId, draft: rules.Draft, referred: "_Referred"
     ) -> Written:
-        """The transaction of CreateTweet. The author's row is locked first: from there on, ids in
-        the outbox grow in the order of this author's commits."""
+        """The transaction of a tweet that goes alone. The author's row is locked first: from there
+        on, ids in the outbox grow in the order of this author's commits."""
         if not await tweets.lock_user(connection, author):
             raise Unauthenticated("the account of this token is gone")
         # Before it is refused: what the tweet refers to may be gone, or blocked, since.
@@ -149,9 +171,10 @@ class Announcer:
     """Tells the cache of a change before the call returns. All of it may fail: the event log brings
     the same again. So does the same call, which may be why the client did not get its answer."""
 
-    def __init__(self, timelines: TimelineStore, cache: Valkey) -> None:
+    def __init__(self, timelines: TimelineStore, cache: Valkey, hot: SharedConnection) -> None:
         self._timelines = timelines
         self._cache = cache
+        self._hot = hot
 
     async def created(self, written: Written) -> None:
         """The author sees the new tweet at once in the own timeline."""
@@ -159,12 +182,17 @@ class Announcer:
         stored = _stale(written)
         record = tweet_records.from_row(row)
         stored[row.id] = tweet_cache.encode(row.version, record.SerializeToString())
-        author = UserId(row.author_id)
-        await best_effort(
-            "putting a tweet into its author's timeline",
-            self._timelines.push_own(author, tweet_writer.entry_of(row)),
-        )
-        await best_effort("caching a tweet", tweet_cache.put(self._cache, stored))
+        author, entry = UserId(row.author_id), tweet_writer.entry_of(row)
+        commands = [
+            self._timelines.push_own_command(author, entry),
+            *tweet_cache.put_commands(stored),
+        ]
+        if not await self._sent(commands):
+            await best_effort(
+                "putting a tweet into its author's timeline",
+                self._timelines.push_own(author, entry),
+            )
+            await best_effort("caching a tweet", tweet_cache.put(self._cache, stored))
         if row.retweet_of is not None:
             await self.marked(author)
 
@@ -187,6 +215,16 @@ class Announcer:
     async def marked(self, user: UserId) -> None:
         """What a user liked or retweeted has changed."""
         await best_effort("forgetting marks", self._timelines.drop_marks(user))
+
+    async def _sent(self, commands: Sequence[Command]) -> bool:
+        """Sends commands by the connection that all calls share. False where it is to be tried with
+        redis-py: a Valkey that was restarted does not have our functions any more."""
+        try:
+            replies = await self._hot.call(commands)
+        except ConnectionError as error:
+            log.warning("telling the cache of a tweet failed: %s", error)
+            return True
+        return not any(isinstance(reply, Exception) for reply in replies)
 
 
 def check_id(field: str, value: int) -> None:

@@ -6,7 +6,7 @@ in the outbox grow in the order of an author's commits, and no two transactions 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from chirp.v1 import events_pb2
@@ -19,7 +19,7 @@ from domain.timeline import Entry
 from storage import outbox, purges, tweets
 from storage.database import Connection
 from storage.timelines import tweet_entry
-from storage.tweets import CountChange, TweetRow
+from storage.tweets import AuthorStamp, CountChange, TweetRow
 
 
 class AlreadyPosted(Exception):
@@ -61,32 +61,18 @@ async def insert(
     stamp = await tweets.count_tweet(connection, author, +1)
     if stamp is None:
         raise Unauthenticated("the account of this token is gone")
-    delivery = fanout.plan(stamp.tier)
-    row = replace(row, delivery=int(delivery), location=location or stamp.location)
+    row, first_pulled = stamped(row, stamp, location)
     changes = count_changes(row, +1)
     counted = await tweets.change_counts(connection, changes, living=True)
     if len(counted) != len(changes):
         raise TweetNotFound("the tweet referred to was deleted")
     await tweets.insert(connection, row, request_id or None)
-    first_pulled = delivery is Delivery.PULL and stamp.first_pulled_tweet_id is None
     if first_pulled:
         await tweets.mark_pulled(connection, author, TweetId(row.id))
-    event = new_event()
-    created = event.tweet_created
-    created.entry.CopyFrom(_entry_message(row))
-    created.delivery = events_pb2.Delivery.ValueType(row.delivery)
-    created.first_pulled = first_pulled
-    created.hashtags.extend(row.hashtags)
-    created.hashtag_spellings.extend(tweet.spellings(row.content, row.hashtags))
-    created.mentions.extend(row.mentions)
-    created.reply_to = row.reply_to or 0
-    created.quote_of = row.quote_of or 0
-    created.location = row.location
-    created.quoted_author_id = notices.quoted_author
-    created.refused_mentions.extend(notices.refused_mentions)
-    created.changed.extend(await purge(connection, counted))
-    await outbox.insert(connection, partition_key=author, payload=event.SerializeToString())
-    return Written(row, list(created.changed))
+    changed = await purge(connection, counted)
+    event = created_event(row, notices, first_pulled=first_pulled, changed=changed)
+    await outbox.insert(connection, partition_key=author, payload=event)
+    return Written(row, changed)
 
 
 async def delete(connection: Connection, row: TweetRow) -> Written:
@@ -113,6 +99,39 @@ async def purge(
     for tweet_id, version in counted:
         await purges.insert(connection, purges.Kind.TWEET, tweet_id, version)
     return [events_pb2.TweetVersion(tweet_id=t, version=version) for t, version in counted]
+
+
+def stamped(row: TweetRow, stamp: AuthorStamp, location: str) -> tuple[TweetRow, bool]:
+    """Returns the tweet with the way of its author's tier and its place, and whether it is the
+    author's first that is pulled."""
+    delivery = fanout.plan(stamp.tier)
+    first_pulled = delivery is Delivery.PULL and stamp.first_pulled_tweet_id is None
+    return replace(row, delivery=int(delivery), location=location or stamp.location), first_pulled
+
+
+def created_event(
+    row: TweetRow,
+    notices: Notices,
+    *,
+    first_pulled: bool,
+    changed: Iterable[events_pb2.TweetVersion] = (),
+) -> bytes:
+    """Returns the serialised event of a tweet."""
+    event = new_event()
+    created = event.tweet_created
+    created.entry.CopyFrom(_entry_message(row))
+    created.delivery = events_pb2.Delivery.ValueType(row.delivery)
+    created.first_pulled = first_pulled
+    created.hashtags.extend(row.hashtags)
+    created.hashtag_spellings.extend(tweet.spellings(row.content, row.hashtags))
+    created.mentions.extend(row.mentions)
+    created.reply_to = row.reply_to or 0
+    created.quote_of = row.quote_of or 0
+    created.location = row.location
+    created.quoted_author_id = notices.quoted_author
+    created.refused_mentions.extend(notices.refused_mentions)
+    created.changed.extend(changed)
+    return event.SerializeToString()
 
 
 def count_changes(row: TweetRow, change: int) -> Mapping[int, CountChange]:

@@ -46,6 +46,15 @@ async def insert(connection: Connection, *, partition_key: int, payload: bytes) 
     )
 
 
+async def insert_all(connection: Connection, events: Sequence[tuple[int, bytes]]) -> None:
+    """The same for (partition key, payload) of several events, at most one of a key."""
+    await connection.execute(
+        "INSERT INTO outbox (partition_key, payload)"
+        " SELECT * FROM unnest(%s::bigint[], %b::bytea[])",
+        ([key for key, _ in events], [payload for _, payload in events]),
+    )
+
+
 async def fetch_last_id(connection: Connection) -> int:
     """Returns the last id that was given out, committed or not."""
     cursor = await connection.execute("SELECT last_value FROM outbox_id_seq")

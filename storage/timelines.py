@@ -26,6 +26,7 @@ from domain.ids import TweetId, UserId
 from domain.timeline import Entry, Window
 from mesh.settings import Settings
 from storage.valkey import Valkey
+from storage.valkey_connection import Command
 from storage.windows import ENTRY_BYTES, MARK_ID, decode, encode, encode_all
 
 MARK_LIFETIME_S = 10  # a rebuild that takes longer is given up, and another may begin
@@ -137,6 +138,11 @@ class TimelineStore:
         """Puts an author's entry into the own timeline, where that exists. Idempotent."""
         key = self.keys.window(WindowKind.TIMELINE, author)
         await self._function("chirp_push_own", [key], [encode(entry), self._length])
+
+    def push_own_command(self, author: UserId, entry: Entry) -> Command:
+        """The same as one command, for a connection that calls share."""
+        key = self.keys.window(WindowKind.TIMELINE, author)
+        return ("FCALL", "chirp_push_own", 1, key, encode(entry), self._length)
 
     async def remove_own(self, author: UserId, entry: Entry) -> None:
         """Takes an author's entry out of the own timeline. Idempotent."""

@@ -15,6 +15,7 @@ from typing import Any, cast
 import redis.exceptions
 
 from storage.valkey import Valkey
+from storage.valkey_connection import Command
 
 KEEP_S = 7 * 86_400
 VERSION_BYTES = 8
@@ -49,6 +50,14 @@ async def put(valkey: Valkey, records: Mapping[int, bytes]) -> None:
             raise
         await load_functions(valkey)
         await _put(valkey, records)
+
+
+def put_commands(records: Mapping[int, bytes]) -> list[Command]:
+    """The same as commands, for a connection that calls share."""
+    return [
+        ("FCALL", "chirp_put_tweet", 1, key(tweet_id), stored, KEEP_S)
+        for tweet_id, stored in records.items()
+    ]
 
 
 async def load_functions(valkey: Valkey) -> None:

@@ -1,0 +1,141 @@
+"""Group commit of plain tweets: those that arrive while a transaction is on its way to the disk are
+written together by the next.
+
+A transaction costs several statements, a turn of each connection and a sync of the disk; shared by
+a group, a tweet costs a part of that (docs/decisions/0013-group-commit.md). A tweet that comes
+alone is a group of one and waits for nobody.
+
+Nobody waits for a stranger either: an author whose row somebody else holds is left out of the
+group. What such tweets, and those that refer to others, need is in `TweetService`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from domain.errors import Overloaded
+from domain.ids import TweetId, UserId
+from servers import tweet_writer
+from servers.tweet_writer import AlreadyPosted, Notices, Written
+from storage import outbox, posts, tweets
+from storage.database import Connection, Pool
+from storage.snowflakes import IdMinter
+from storage.tweets import TweetRow
+
+GROUP_MAX = 64
+TRANSACTIONS_MAX = 2  # at a time: one is prepared while the other is synced
+WAITING_MAX = 1_000  # tweets that wait for a transaction; one more is refused at once
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A tweet that refers to no other. `row` makes it of its id, which it gets under the lock of
+    its author's row; `location` is its own, or empty."""
+
+    author: UserId
+    request_id: str
+    location: str
+    notices: Notices
+    row: Callable[[TweetId], TweetRow]
+
+
+Outcome = Written | AlreadyPosted | None
+
+
+class GroupCommit:
+    """Writes plain tweets, the tweets of one author in the order of the calls."""
+
+    def __init__(self, pool: Pool, ids: IdMinter) -> None:
+        self._pool = pool
+        self._ids = ids
+        self._waiting: deque[tuple[Plain, asyncio.Future[Outcome]]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def write(self, tweet: Plain) -> Written | None:
+        """Returns the tweet, committed; None where it has to go alone, because its author's row is
+        held or gone, or something is wrong in its group. Raises AlreadyPosted, and what psycopg
+        raises, when it may be committed or not, as with any commit."""
+        if len(self._waiting) >= WAITING_MAX:
+            raise Overloaded("too many tweets wait to be stored; try again")
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((tweet, future))
+        if len(self._running) < TRANSACTIONS_MAX:
+            task = asyncio.create_task(self._write_groups())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        outcome = await future
+        if isinstance(outcome, AlreadyPosted):
+            raise outcome
+        return outcome
+
+    async def _write_groups(self) -> None:
+        while group := self._next_group():
+            try:
+                outcomes = await self._write_group([tweet for tweet, _ in group])
+            except (psycopg.DataError, psycopg.IntegrityError):
+                # One of them cannot be stored; nothing is. Alone, each gets an answer of its own.
+                outcomes = [None] * len(group)
+            except Exception as error:  # noqa: BLE001 - whatever it is, each caller is told
+                for _, future in group:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), outcome in zip(group, outcomes, strict=True):
+                if not future.done():
+                    future.set_result(outcome)
+
+    def _next_group(self) -> list[tuple[Plain, "asyncio.Future[Outcome]"]]:
+        """Takes those that wait longest, one of each author, without those whose caller left."""
+        group: dict[UserId, tuple[Plain, asyncio.Future[Outcome]]] = {}
+        kept: list[tuple[Plain, asyncio.Future[Outcome]]] = []
+        while self._waiting and len(group) < GROUP_MAX:
+            tweet, future = self._waiting.popleft()
+            if future.done():
+                continue
+            if tweet.author in group:
+                kept.append((tweet, future))
+            else:
+                group[tweet.author] = tweet, future
+        self._waiting.extendleft(reversed(kept))
+        return list(group.values())
+
+    async def _write_group(self, group: Sequence[Plain]) -> list[Outcome]:
+        async with self._pool.connection() as connection, connection.transaction():
+            return await self._insert(connection, group)
+
+    async def _insert(self, connection: Connection, group: Sequence[Plain]) -> list[Outcome]:
+        """The transaction. The authors' rows are locked first: from there on, ids in the outbox
+        grow in the order of an author's commits."""
+        stamps = await posts.lock_free_authors(connection, [tweet.author for tweet in group])
+        used = await posts.fetch_used(
+            connection,
+            [(t.author, t.request_id) for t in group if t.request_id and t.author in stamps],
+        )
+        outcomes: list[Outcome] = []
+        rows: list[tuple[TweetRow, str]] = []
+        events: list[tuple[int, bytes]] = []
+        for tweet in group:
+            stamp = stamps.get(tweet.author)
+            if stamp is None:
+                outcomes.append(None)
+                continue
+            if (tweet.author, tweet.request_id) in used:
+                outcomes.append(AlreadyPosted())
+                continue
+            row, first_pulled = tweet_writer.stamped(
+                tweet.row(TweetId(self._ids.mint())), stamp, tweet.location
+            )
+            if first_pulled:
+                await tweets.mark_pulled(connection, tweet.author, TweetId(row.id))
+            event = tweet_writer.created_event(row, tweet.notices, first_pulled=first_pulled)
+            rows.append((row, tweet.request_id))
+            events.append((tweet.author, event))
+            outcomes.append(Written(row, ()))
+        if rows:
+            await posts.count(connection, [row.author_id for row, _ in rows])
+            await posts.insert(connection, rows)
+            await outbox.insert_all(connection, events)
+        return outcomes

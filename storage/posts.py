@@ -1,0 +1,80 @@
+"""Plain tweets of several authors in one transaction: a statement does for all of them what it
+does for one. Plain tweets refer to no other, so they change nobody's row but their authors'.
+
+Lock order: only users rows, and none that another transaction holds, so nobody waits for anybody.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from domain.ids import UserId
+from domain.tier import Tier
+from storage.database import Connection
+from storage.tweets import AuthorStamp, TweetRow
+
+
+async def lock_free_authors(
+    connection: Connection, authors: Sequence[UserId]
+) -> dict[UserId, AuthorStamp]:
+    """Locks the rows of those accounts that are there and that nobody else has locked."""
+    cursor = await connection.execute(
+        "SELECT id, tier, location, first_pulled_tweet_id FROM users WHERE id = ANY(%s)"
+        " FOR NO KEY UPDATE SKIP LOCKED",
+        (list(authors),),
+    )
+    return {
+        UserId(row[0]): AuthorStamp(Tier(row[1]), str(row[2]), row[3])
+        for row in await cursor.fetchall()
+    }
+
+
+async def fetch_used(
+    connection: Connection, requests: Iterable[tuple[UserId, str]]
+) -> set[tuple[UserId, str]]:
+    """Returns which of these request ids their authors, whose rows are locked, used before."""
+    asked = list(requests)
+    if not asked:
+        return set()
+    cursor = await connection.execute(
+        "SELECT author_id, request_id FROM tweets"
+        " JOIN unnest(%s::bigint[], %s::text[]) AS asked (author_id, request_id)"
+        " USING (author_id, request_id)",
+        ([author for author, _ in asked], [request_id for _, request_id in asked]),
+    )
+    return {(UserId(row[0]), str(row[1])) for row in await cursor.fetchall()}
+
+
+async def count(connection: Connection, authors: Sequence[int]) -> None:
+    """Counts one tweet more for each author."""
+    await connection.execute(
+        "UPDATE users SET tweet_count = tweet_count + 1 WHERE id = ANY(%s)", (list(authors),)
+    )
+
+
+async def insert(connection: Connection, tweets: Sequence[tuple[TweetRow, str]]) -> None:
+    """Inserts plain tweets, each with its request id or ""."""
+    # One parameter for all: lists of lists have no array type.
+    rows = [
+        {
+            "id": row.id,
+            "author_id": row.author_id,
+            "content": row.content,
+            "media_urls": row.media_urls,
+            "hashtags": row.hashtags,
+            "mentions": row.mentions,
+            "location": row.location,
+            "delivery": row.delivery,
+            "request_id": request_id or None,
+            "created_at": row.created_at.isoformat(),
+        }
+        for row, request_id in tweets
+    ]
+    await connection.execute(
+        "INSERT INTO tweets (id, author_id, content, media_urls, hashtags, mentions,"
+        " conversation_id, location, delivery, request_id, created_at)"
+        " SELECT id, author_id, content, media_urls, hashtags, mentions, id, location, delivery,"
+        " request_id, created_at FROM json_to_recordset(%s::json) AS posted (id bigint,"
+        " author_id bigint, content text, media_urls text[], hashtags text[], mentions bigint[],"
+        " location text, delivery smallint, request_id text, created_at timestamptz)",
+        (json.dumps(rows, ensure_ascii=False),),
+    )
