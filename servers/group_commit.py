@@ -26,7 +26,7 @@ from storage.snowflakes import IdMinter
 from storage.tweets import TweetRow
 
 GROUP_MAX = 64
-TRANSACTIONS_MAX = 2  # at a time: one is prepared while the other is synced
+TRANSACTIONS_MAX = 1  # at a time: one is prepared while the other is synced
 WAITING_MAX = 1_000  # tweets that wait for a transaction; one more is refused at once
 
 
@@ -103,7 +103,12 @@ class GroupCommit:
         return list(group.values())
 
     async def _write_group(self, group: Sequence[Plain]) -> list[Outcome]:
-        async with self._pool.connection() as connection, connection.transaction():
+        # In pipeline mode statements leave together: two round trips, one of them with the sync.
+        async with (
+            self._pool.connection() as connection,
+            connection.pipeline(),
+            connection.transaction(),
+        ):
             return await self._insert(connection, group)
 
     async def _insert(self, connection: Connection, group: Sequence[Plain]) -> list[Outcome]:
