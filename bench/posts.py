@@ -15,7 +15,7 @@ from bench.tools import LoadFailed
 from bench.world import WORDS, World
 
 METHOD = "/chirp.v1.TweetService/CreateTweet"
-CONNECTIONS, STREAMS = 8, 4
+CONNECTIONS, STREAMS = 8, 16
 WARM_UP_S = 1.0
 TURNS = 2
 TURN_S = 4.0

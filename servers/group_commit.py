@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import psycopg
 
@@ -26,7 +27,8 @@ from storage.snowflakes import IdMinter
 from storage.tweets import TweetRow
 
 GROUP_MAX = 64
-TRANSACTIONS_MAX = 1  # at a time: one is prepared while the other is synced
+TRANSACTIONS_MAX = 4
+PATIENCE_S = 0.05  # a transaction that takes longer does not keep the next group from beginning
 WAITING_MAX = 1_000  # tweets that wait for a transaction; one more is refused at once
 
 
@@ -43,16 +45,20 @@ class Plain:
 
 
 Outcome = Written | AlreadyPosted | None
+_Waiting = tuple[Plain, "asyncio.Future[Outcome]"]
 
 
 class GroupCommit:
-    """Writes plain tweets, the tweets of one author in the order of the calls."""
+    """Writes plain tweets, one transaction at a time while that is fast: two at once would make
+    groups half as large, and posting slower."""
 
     def __init__(self, pool: Pool, ids: IdMinter) -> None:
         self._pool = pool
         self._ids = ids
-        self._waiting: deque[tuple[Plain, asyncio.Future[Outcome]]] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._waiting: deque[_Waiting] = deque()
+        self._writing: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._began_at = 0.0  # the newest transaction, by the loop's clock
 
     async def write(self, tweet: Plain) -> Written | None:
         """Returns the tweet, committed; None where it has to go alone, because its author's row is
@@ -62,35 +68,61 @@ class GroupCommit:
             raise Overloaded("too many tweets wait to be stored; try again")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((tweet, future))
-        if len(self._running) < TRANSACTIONS_MAX:
-            task = asyncio.create_task(self._write_groups())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+        self._attend()
         outcome = await future
         if isinstance(outcome, AlreadyPosted):
             raise outcome
         return outcome
 
-    async def _write_groups(self) -> None:
-        while group := self._next_group():
-            try:
-                outcomes = await self._write_group([tweet for tweet, _ in group])
-            except (psycopg.DataError, psycopg.IntegrityError):
-                # One of them cannot be stored; nothing is. Alone, each gets an answer of its own.
-                outcomes = [None] * len(group)
-            except Exception as error:  # noqa: BLE001 - whatever it is, each caller is told
-                for _, future in group:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), outcome in zip(group, outcomes, strict=True):
-                if not future.done():
-                    future.set_result(outcome)
+    def _attend(self) -> None:
+        """Sees to it that what waits is written, at once or soon."""
+        if self._waiting and not self._writing:
+            self._begin()
+        elif self._waiting and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._hurry)
 
-    def _next_group(self) -> list[tuple[Plain, "asyncio.Future[Outcome]"]]:
+    def _hurry(self) -> None:
+        self._timer = None
+        is_stuck = asyncio.get_running_loop().time() - self._began_at >= PATIENCE_S
+        if self._waiting and is_stuck and len(self._writing) < TRANSACTIONS_MAX:
+            self._begin()
+        self._attend()
+
+    def _begin(self) -> None:
+        task = asyncio.create_task(self._write_groups())
+        self._writing.add(task)
+
+    async def _write_groups(self) -> None:
+        try:
+            while group := self._next_group():
+                self._began_at = asyncio.get_running_loop().time()
+                await self._write_and_tell(group)
+                if len(self._writing) > 1:
+                    break
+        finally:
+            # Before anybody else runs, or what comes now would take this writer for busy.
+            self._writing.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+            self._attend()
+
+    async def _write_and_tell(self, group: Sequence[_Waiting]) -> None:
+        try:
+            outcomes = await self._write_group([tweet for tweet, _ in group])
+        except (psycopg.DataError, psycopg.IntegrityError):
+            # One of them cannot be stored; nothing is. Alone, each gets an answer of its own.
+            outcomes = [None] * len(group)
+        except Exception as error:  # noqa: BLE001 - whatever it is, each caller is told
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), outcome in zip(group, outcomes, strict=True):
+            if not future.done():
+                future.set_result(outcome)
+
+    def _next_group(self) -> list[_Waiting]:
         """Takes those that wait longest, one of each author, without those whose caller left."""
-        group: dict[UserId, tuple[Plain, asyncio.Future[Outcome]]] = {}
-        kept: list[tuple[Plain, asyncio.Future[Outcome]]] = []
+        group: dict[UserId, _Waiting] = {}
+        kept: list[_Waiting] = []
         while self._waiting and len(group) < GROUP_MAX:
             tweet, future = self._waiting.popleft()
             if future.done():

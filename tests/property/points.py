@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +12,12 @@ import redis.exceptions
 
 from eventlog.contract import Record
 from eventlog.valkey_consumer import ValkeyConsumer
+from servers.tweet_service import Announcer
 from storage import outbox
+from storage.database import Connection
 from storage.followers import FollowerStore
 from storage.timelines import TimelineStore, WindowKind
+from storage.valkey_connection import Command
 from workers.fanout_worker import FanoutWorker
 
 RELAY_CRASHES = ("appended, not marked", "marked")
@@ -104,8 +107,10 @@ def installed() -> Generator[Points]:
             patch, outbox, "insert", points, None, COMMIT_HOLD,
             lambda _, rest: int(rest["partition_key"]),
         )  # fmt: skip
+        _after_all_events(patch, points)
         for name in LOSABLE:
             _losable(patch, name, points)
+        _losable_news(patch, points)
         poll = ValkeyConsumer.poll
 
         async def delayed(self: ValkeyConsumer, max_records: int, wait_ms: int) -> list[Record]:
@@ -147,6 +152,18 @@ def _around(
     patch.setattr(owner, name, passing)
 
 
+def _after_all_events(patch: pytest.MonkeyPatch, points: Points) -> None:
+    """The commit's gate for tweets that are written together."""
+    insert_all = outbox.insert_all
+
+    async def passing(connection: Connection, events: Sequence[tuple[int, bytes]]) -> None:
+        await insert_all(connection, events)
+        for author, _ in events:
+            await points.reach(COMMIT_HOLD, author)
+
+    patch.setattr(outbox, "insert_all", passing)
+
+
 def _losable(patch: pytest.MonkeyPatch, name: str, points: Points) -> None:
     call = getattr(TimelineStore, name)
 
@@ -156,3 +173,13 @@ def _losable(patch: pytest.MonkeyPatch, name: str, points: Points) -> None:
         return await call(*args, **rest)
 
     patch.setattr(TimelineStore, name, losing)
+
+
+def _losable_news(patch: pytest.MonkeyPatch, points: Points) -> None:
+    """Of new tweets the cache hears by the connection that calls share."""
+    sent = Announcer._sent  # pyright: ignore[reportPrivateUsage]
+
+    async def losing(self: Announcer, commands: Sequence[Command]) -> bool:
+        return points.lose_cache_calls or await sent(self, commands)
+
+    patch.setattr(Announcer, "_sent", losing)
