@@ -113,6 +113,20 @@ class HomeSkeleton:
         page = await self._extended(read.window, read.viewer, asked, deleted)
         return Skeleton(page, read.viewer, read.marks_token)
 
+    async def viewing(self, user: UserId) -> tuple[Viewer, bytes | None]:
+        """Returns who reads and the token of the viewer's marks, for pages that need no window."""
+        known = self._viewers.get(user)
+        try:
+            for _ in range(ATTEMPTS_MAX):
+                if known is not None:
+                    read = await self._bypass(user, known)
+                    if read is not None:
+                        return read.viewer, read.marks_token
+                known = await self._viewers.load(user)
+        except CACHE_AWAY as error:
+            log.debug("reading without the cache: %s", error)
+        return await self._viewers.load_without_cache(user), None
+
     async def rebuild(self, user: UserId) -> None:
         """Makes the window of a home timeline that was dropped, as the next read would."""
         known = await self._viewers.load(user)

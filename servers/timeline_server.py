@@ -71,7 +71,6 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             skeleton=skeleton,
             hydrator=hydrator,
             presenter=presenter,
-            viewers=viewers,
             marks=ViewerMarks(to_records, metadata, timelines, settings),
             feed=feed,
         )

@@ -16,7 +16,6 @@ from servers.tweet_hydrator import TweetHydrator
 from servers.tweet_presenter import ANONYMOUS, Marks, TweetPresenter, View
 from servers.tweet_records import Record
 from servers.viewer_marks import ViewerMarks
-from servers.viewers import Viewers
 from storage import candidates
 from storage.database import Pool
 
@@ -31,7 +30,6 @@ class TimelineService:
         skeleton: HomeSkeleton,
         hydrator: TweetHydrator,
         presenter: TweetPresenter,
-        viewers: Viewers,
         marks: ViewerMarks,
         feed: PurgeFeed,
     ) -> None:
@@ -39,7 +37,6 @@ class TimelineService:
         self._skeleton = skeleton
         self._hydrator = hydrator
         self._presenter = presenter
-        self._viewers = viewers
         self._marks = marks
         self._feed = feed
 
@@ -93,13 +90,13 @@ class TimelineService:
         below = paging.decode_cursor(request.cursor)
         limit = paging.limit(request.limit if request.HasField("limit") else None)
         user = UserId(request.id)
-        if not await candidates.user_exists(self._pool, user):
-            raise UserNotFound("no such account")
         kept: list[Record] = []
         while True:
             # One more than asked for tells whether there is a next page.
             wanted = limit + 1 - len(kept)
             ids = await candidates.fetch_by_author(self._pool, user, below=below, limit=wanted)
+            if ids is None:
+                raise UserNotFound("no such account")
             records = await self._hydrate(ids)
             gone = _gone(ids, records)
             kept += [records[i] for i in ids if i not in gone]
@@ -113,8 +110,8 @@ class TimelineService:
         return await self._hydrator.hydrate(ids, trusted=self._feed.fresh) if ids else {}
 
     async def _view(self, user: UserId) -> View:
-        # No window is read here, so no token comes along: what is kept is not asked.
-        return _Viewing(await self._viewers.load_without_cache(user), self._marks, None)
+        viewer, marks_token = await self._skeleton.viewing(user)
+        return _Viewing(viewer, self._marks, marks_token)
 
     async def _present(self, records: Sequence[Record], view: View, *, has_more: bool) -> bytes:
         return tweet_records.page_bytes(

@@ -80,27 +80,22 @@ async def fetch_recent(pool: Pool, author: UserId, *, limit: int) -> Window:
 
 async def fetch_by_author(
     pool: Pool, author: UserId, *, below: int | None, limit: int
-) -> list[TweetId]:
+) -> list[TweetId] | None:
     """Returns the newest ids of a user timeline below an id: all that is not deleted, retweets of
-    deleted originals left out."""
+    deleted originals left out. None where there is no such account."""
     async with pool.connection() as connection:
         cursor = await connection.execute(
-            "SELECT t.id FROM tweets AS t WHERE t.author_id = %s AND t.id < %s"
-            " AND t.deleted_at IS NULL AND (t.retweet_of IS NULL OR EXISTS"
-            "  (SELECT FROM tweets AS original"
-            "   WHERE original.id = t.retweet_of AND original.deleted_at IS NULL))"
-            " ORDER BY t.id DESC LIMIT %s",
-            (author, below or ABOVE_ALL, limit),
+            "SELECT posted.id FROM users LEFT JOIN LATERAL"
+            " (SELECT t.id FROM tweets AS t WHERE t.author_id = users.id AND t.id < %s"
+            "  AND t.deleted_at IS NULL AND (t.retweet_of IS NULL OR EXISTS"
+            "   (SELECT FROM tweets AS original"
+            "    WHERE original.id = t.retweet_of AND original.deleted_at IS NULL))"
+            "  ORDER BY t.id DESC LIMIT %s) AS posted ON true WHERE users.id = %s"
+            " ORDER BY posted.id DESC",
+            (below or ABOVE_ALL, limit, author),
         )
         rows = await cursor.fetchall()
-    return [TweetId(row[0]) for row in rows]
-
-
-async def user_exists(pool: Pool, user: UserId) -> bool:
-    """Whether there is such an account."""
-    async with pool.connection() as connection:
-        cursor = await connection.execute("SELECT FROM users WHERE id = %s", (user,))
-        return await cursor.fetchone() is not None
+    return [TweetId(row[0]) for row in rows if row[0] is not None] if rows else None
 
 
 async def fetch_explained(pool: Pool, tweet: TweetId) -> Facts | None:
