@@ -39,6 +39,7 @@ from bench import (
     world,
 )
 from bench.rows import Row
+from bench.turns import Side
 from mesh import settings as settings_module
 from mesh.settings import Settings
 from ops.children import StartError
@@ -118,8 +119,11 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
         await running.stop("trend_worker", "trend_server")
         if "home" in parts:
             console.print("home reads by gRPC")
-            measured += await home.by_h2load(running, made, echo_port, len(page))
-            measured += await home.by_random_viewers(running, made, echo_port)
+            port = await running.start_verifying_echo(page)
+            echo = Side(stack.VERIFYING_ECHO, port)
+            measured += await home.by_random_viewers(running, made, echo, len(page))
+            measured += await home.by_h2load(running, made, echo, len(page))
+            await running.stop(stack.VERIFYING_ECHO)
         if "rest" in parts:
             console.print("home reads by REST")
             measured += await home.by_rest(running, made, echo_gateway_port)

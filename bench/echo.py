@@ -1,9 +1,11 @@
-"""The bare echo: what Python's gRPC server can do when it does nothing else.
+"""The echo: what Python's gRPC server can do when it does nothing else.
 
-    python -m bench.echo HOST:PORT SERVICE/METHOD=FILE ...
+    python -m bench.echo [--verify] HOST:PORT SERVICE/METHOD=FILE ...
 
-grpc.aio on uvloop, with the options of Chirp's servers. It reads no request and no metadata; it
-answers each method with the bytes of a file.
+grpc.aio on uvloop, with the options of Chirp's servers. It answers each method with the bytes of a
+file. The bare echo reads no request and no metadata. With --verify, each call goes through what
+every call of Chirp goes through: the request is read, the token verified, the access rule applied
+(mesh/rpc.py).
 """
 
 import asyncio
@@ -15,17 +17,31 @@ from typing import Any, cast
 
 import grpc
 import uvloop
+from chirp.v1 import timeline_pb2, tweet_pb2
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from mesh import rpc
 from mesh.server import SERVER_OPTIONS
+from mesh.settings import load
+from mesh.streams import Streams
+from mesh.tokens import TokenVerifier
 
 
-async def serve(listen: str, answers: Mapping[tuple[str, str], bytes]) -> None:
+async def serve(
+    listen: str, answers: Mapping[tuple[str, str], bytes], verifier: TokenVerifier | None
+) -> None:
     """Serves until SIGTERM, by service and method. Answers health too, for the gateway."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    server.add_generic_rpc_handlers(
-        [_answers(service, method, content) for (service, method), content in answers.items()]
-    )
+    handlers: list[grpc.GenericRpcHandler] = []
+    for (service, method), content in answers.items():
+        if verifier is None:
+            handlers.append(_answers(service, method, content))
+        else:
+            bound = rpc.bind(_service(service), _Echo(service, content), verifier, Streams(load()))
+            handlers.append(bound.handler)
+    server.add_generic_rpc_handlers(handlers)
     servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     server.add_insecure_port(listen)
@@ -47,6 +63,24 @@ def _answers(service: str, method: str, content: bytes) -> grpc.GenericRpcHandle
     )
 
 
+class _Echo:
+    """Answers every method of a service with the same bytes."""
+
+    def __init__(self, service: str, content: bytes) -> None:
+        async def answer(request: Message, call: rpc.Call) -> bytes:
+            return content
+
+        for method in _service(service).methods:
+            setattr(self, method.name, answer)
+
+
+def _service(name: str) -> ServiceDescriptor:
+    known = [*timeline_pb2.DESCRIPTOR.services_by_name.values()]
+    known += tweet_pb2.DESCRIPTOR.services_by_name.values()
+    (service,) = [each for each in known if each.full_name == name]
+    return service
+
+
 def _parsed(argument: str) -> tuple[tuple[str, str], bytes]:
     path, _, file = argument.partition("=")
     service, _, method = path.partition("/")
@@ -54,4 +88,6 @@ def _parsed(argument: str) -> tuple[tuple[str, str], bytes]:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(sys.argv[1], dict(map(_parsed, sys.argv[2:]))))
+    arguments = [argument for argument in sys.argv[1:] if argument != "--verify"]
+    verifier = TokenVerifier(load()) if "--verify" in sys.argv else None
+    uvloop.run(serve(arguments[0], dict(map(_parsed, arguments[1:])), verifier))

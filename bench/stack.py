@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER_SERVICE = "bench.PeerService"
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "gen")))
 STOP_S = 2.0
+VERIFYING_ECHO = "verifying-echo"
 
 
 @dataclass(slots=True)
@@ -84,17 +85,25 @@ class BenchStack:
         await self._start("echo-gateway", self._echo_gateway(port, gateway_port))
         return port, gateway_port
 
-    async def start_echo_of(self, answers: Mapping[str, bytes]) -> int:
+    async def start_verifying_echo(self, page: bytes) -> int:
+        """Starts an echo of home timelines that verifies tokens as Chirp's servers do."""
+        return await self.start_echo_of(
+            {"chirp.v1.TimelineService/GetHomeTimeline": page}, name=VERIFYING_ECHO
+        )
+
+    async def start_echo_of(self, answers: Mapping[str, bytes], name: str = "echo") -> int:
         """Starts the echo with the answers of some methods (service/method); returns its port."""
         port = embedded.free_port()
         arguments: list[str] = []
         for number, (method, content) in enumerate(answers.items()):
-            file = self.folder / f"echo-{number}.bin"
+            file = self.folder / f"{name}-{number}.bin"
             file.write_bytes(content)
             arguments.append(f"{method}={file}")
         listen = f"127.0.0.1:{port}"
         services = tuple({method.partition("/")[0] for method in answers})
-        await self._start_python("echo", "bench.echo", [listen, *arguments], services)
+        if name == VERIFYING_ECHO:
+            arguments.append("--verify")
+        await self._start_python(name, "bench.echo", [listen, *arguments], services)
         return port
 
     async def start_peers(self) -> int:
