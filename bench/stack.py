@@ -141,6 +141,7 @@ class BenchStack:
         stores = {
             "CHIRP_DATABASE_URL": self.settings.database_url,
             "CHIRP_VALKEY_URL": self.settings.valkey_url,
+            "CHIRP_KEYS": str(self.settings.keys),
         }
         spec = ChildSpec(
             name=name,

@@ -28,6 +28,7 @@ from storage.tweets import TweetRow
 
 GROUP_MAX = 64
 TRANSACTIONS_MAX = 4
+SMALL_GROUP = 4  # where groups are no larger, transactions run side by side
 PATIENCE_S = 0.05  # a transaction that takes longer does not keep the next group from beginning
 WAITING_MAX = 1_000  # tweets that wait for a transaction; one more is refused at once
 
@@ -49,8 +50,8 @@ _Waiting = tuple[Plain, "asyncio.Future[Outcome]"]
 
 
 class GroupCommit:
-    """Writes plain tweets, one transaction at a time while that is fast: two at once would make
-    groups half as large, and posting slower."""
+    """Writes plain tweets. Few at a time are written at once, side by side. Many are written by one
+    transaction after the other: two at once would make groups half as large, and posting slower."""
 
     def __init__(self, pool: Pool, ids: IdMinter) -> None:
         self._pool = pool
@@ -59,6 +60,7 @@ class GroupCommit:
         self._writing: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._began_at = 0.0  # the newest transaction, by the loop's clock
+        self._group_size = 0
 
     async def write(self, tweet: Plain) -> Written | None:
         """Returns the tweet, committed; None where it has to go alone, because its author's row is
@@ -76,7 +78,8 @@ class GroupCommit:
 
     def _attend(self) -> None:
         """Sees to it that what waits is written, at once or soon."""
-        if self._waiting and not self._writing:
+        side_by_side = TRANSACTIONS_MAX if self._group_size <= SMALL_GROUP else 1
+        if self._waiting and len(self._writing) < side_by_side:
             self._begin()
         elif self._waiting and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._hurry)
@@ -96,6 +99,7 @@ class GroupCommit:
         try:
             while group := self._next_group():
                 self._began_at = asyncio.get_running_loop().time()
+                self._group_size = len(group)
                 await self._write_and_tell(group)
                 if len(self._writing) > 1:
                     break

@@ -33,7 +33,7 @@ from storage.valkey_connection import Command, SharedConnection, pack
 from storage.windows import Packed
 
 NOTHING = Window((), (1 << 63) - 1)
-HEAD_SPARE = 44  # entries read beyond the page: hidden ones, and the look-ahead of rule 4
+HEAD_SPARE = 12  # entries read beyond the page: hidden ones, and the look-ahead of rule 4
 FIRST_COUNT = paging.LIMIT_DEFAULT + HEAD_SPARE
 ATTEMPTS_MAX = 4  # relations that change as fast as they are read are not worth a cache
 OLDER_FIRST = 100  # candidates in the first query past the window; the next ones ask for more
