@@ -33,7 +33,7 @@ from storage.valkey_connection import Command, SharedConnection, pack
 from storage.windows import Packed
 
 NOTHING = Window((), (1 << 63) - 1)
-HEAD_SPARE = 12  # entries read beyond the page: hidden ones, and the look-ahead of rule 4
+HEAD_SPARE = 60  # entries read beyond the page: hidden ones, and the look-ahead of rule 4 (40)
 FIRST_COUNT = paging.LIMIT_DEFAULT + HEAD_SPARE
 ATTEMPTS_MAX = 4  # relations that change as fast as they are read are not worth a cache
 OLDER_FIRST = 100  # candidates in the first query past the window; the next ones ask for more
@@ -97,7 +97,8 @@ class HomeSkeleton:
         """Returns the page asked for, rules applied, without the tweets known to be deleted."""
         read: Read | None = None
         # The head of the windows does for most first pages; others begin somewhere in the middle.
-        for count in (asked.limit + HEAD_SPARE, None) if asked.below is None else (None,):
+        head = asked.limit + HEAD_SPARE
+        for count in (head, 3 * head, None) if asked.below is None else (None,):
             try:
                 read = await self._windows(user, count)
             except CACHE_AWAY as error:
