@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     pulled_merge_max: Annotated[int, Field(ge=1, le=1_000)] = 100
     """Pulled authors whose recent tweets are merged when a follower reads. The timeline of a viewer
     who follows more of them comes from PostgreSQL, which is then quicker, and as exact."""
-    fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 800
+    fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 400
     """What one call to Valkey may cost, counted in deliveries to the head of a timeline: about 1.5
     ms. Late, repeated and deleted entries and long follower lists count as more of them."""
 

@@ -5,12 +5,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 from domain.ids import TweetId, UserId
 from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
-from storage import timelines, valkey
+from storage import follower_lists, timelines, valkey
 from storage.followers import Change, FollowerStore
 from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
@@ -49,7 +50,7 @@ class Shard:
             self.loaded.append(author)
             return list(self.graph.get(author, []))
 
-        return await self.store.apply(shard=0, partition=0, fence=fence, changes=changes, load=load)
+        return await self.store.apply(shard=0, fences={0: fence}, changes=changes, load=load)
 
     async def materialise(self, *viewers: UserId, window: Window | None = None) -> None:
         for viewer in viewers:
@@ -62,10 +63,13 @@ class Shard:
         window = await self.timelines.fetch(WindowKind.TIMELINE, viewer)
         return None if window is None else [tweet for tweet, *_ in window.entries]
 
-    async def list_of(self, author: UserId) -> list[int]:
-        key = f"followers:{{s0}}:{author}"
-        members: list[bytes] = await self.cache.lrange(key, 0, -1)  # pyright: ignore
-        return [int(member) for member in members[1:]]
+    async def list_of(self, author: UserId) -> list[int] | None:
+        content: bytes | None = await self.cache.get(f"followers:{{s0}}:{author}")
+        if content is None:
+            return None
+        numbers = np.frombuffer(content, "<i8")
+        assert numbers[0] == 0
+        return follower_lists.resolve(numbers[1:]).tolist()
 
     def after_each_call(
         self, monkeypatch: pytest.MonkeyPatch, look: Callable[[], Awaitable[object]]

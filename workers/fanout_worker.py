@@ -6,9 +6,9 @@ committed. Applying a batch twice changes nothing; lists hold candidates, reader
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from operator import itemgetter
 from typing import Any
 
 from chirp.v1 import events_pb2, graph_pb2, graph_pb2_grpc
@@ -55,12 +55,11 @@ class FanoutWorker:
     async def handle(self, records: Sequence[Record]) -> None:
         """Applies events. Raises FencedOut where a newer owner of a partition was here, and what
         Valkey and graph_server raise when they are away."""
-        changes: dict[tuple[int, int, int], list[Change]] = defaultdict(list)
+        batch = _Batch()
         aside = _Aside()
         for record in records:
             event = events_pb2.Event.FromString(record.payload)
-            for shard, change in self._changes(event):
-                changes[record.partition, record.fence, shard].append(change)
+            batch.add(record, self._changes(event))
             aside.note(event)
         await self._set_aside(aside)
         load = _OnceEach(self._load)
@@ -69,12 +68,11 @@ class FanoutWorker:
             *(
                 self._followers.apply(
                     shard=shard,
-                    partition=partition,
-                    fence=fence,
-                    changes=shard_changes,
+                    fences=batch.fences,
+                    changes=changes,
                     load=lambda author, shard=shard: self._of_shard(load, author, shard),
                 )
-                for (partition, fence, shard), shard_changes in changes.items()
+                for shard, changes in batch.in_order().items()
             ),
             return_exceptions=True,
         )
@@ -123,7 +121,8 @@ class FanoutWorker:
         else:
             active = delivery == events_pb2.DELIVERY_PUSH_ACTIVE
             op = ("push_active" if active else "push") if added else "remove"
-            changes += [(shard, Change(op, author, argument)) for shard in range(self._shards)]
+            change = Change(op, author, argument)
+            changes += [(shard, change) for shard in range(self._shards)]
         return changes
 
     def _follow_change(self, op: str, follower: int, followee: int) -> tuple[int, Change]:
@@ -148,6 +147,43 @@ class FanoutWorker:
             if not answer.has_more:
                 return followers
             after = answer.ids[-1]
+
+
+class _Batch:
+    """The changes of a batch, from all partitions, and the fences they came under.
+
+    The older entry first, whichever partition it comes from: then most are newer than anything in
+    the timelines they go to, which is what costs least. An author's changes keep their order.
+    """
+
+    def __init__(self) -> None:
+        self.fences: dict[int, int] = {}
+        self._placed: list[tuple[bytes, list[tuple[int, Change]]]] = []
+        self._reached: dict[UserId, bytes] = {}
+
+    def add(self, record: Record, changes: list[tuple[int, Change]]) -> None:
+        """Adds what an event changes in each shard: changes of one author and one entry."""
+        if not changes:
+            return
+        # Of two fences the lower: what came under it may be another's by now.
+        self.fences[record.partition] = min(
+            record.fence, self.fences.get(record.partition, record.fence)
+        )
+        op, author, argument = changes[0][1]
+        place = self._reached.get(author, b"")
+        if op not in ("follow", "unfollow"):
+            place = max(place, argument[:8])
+        self._reached[author] = place
+        self._placed.append((place, changes))
+
+    def in_order(self) -> dict[int, list[Change]]:
+        """Returns the changes of each shard."""
+        self._placed.sort(key=itemgetter(0))
+        shards: dict[int, list[Change]] = {}
+        for _, changes in self._placed:
+            for shard, change in changes:
+                shards.setdefault(shard, []).append(change)
+        return shards
 
 
 class _Aside:
