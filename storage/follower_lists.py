@@ -8,6 +8,7 @@ So a follow and an unfollow append, whatever the list's length, and a reader has
 list that holds more of the past than of the present is written anew when it is read.
 """
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -53,11 +54,13 @@ class FollowerLists:
                 sizes[author] = size // NUMBER_BYTES - 1
         return sizes
 
-    async def fetch(self, authors: Sequence[UserId]) -> dict[UserId, Ids]:
-        """Returns the followers of each, loading what was lost meanwhile."""
+    async def fetch(self, authors: Sequence[UserId], most: int | None = None) -> dict[UserId, Ids]:
+        """Returns the followers of each, loading lists that are not there; of the first of them only,
+        where these have more than `most` in all."""
         parts: dict[UserId, bytes] = {}
+        room = sys.maxsize if most is None else NUMBER_BYTES * most
         waiting, begun = list(authors), b""
-        while waiting:
+        while waiting and room > 0:
             some = waiting[:READ_KEYS]
             found: list[bytes]
             found, cut = await self._call(
@@ -74,11 +77,13 @@ class FollowerLists:
                 del found[found.index(b"") :]
                 begun = b""
             parts.update(zip(some, found, strict=False))
+            room -= sum(map(len, found))
             del waiting[: len(found)]
         lists = {author: np.frombuffer(part, "<i8")[1:] for author, part in parts.items()}
-        for author, numbers in lists.items():
-            if len(numbers) and numbers.min() < 0:
-                lists[author] = await self._present(author, numbers)
+        if parts and np.frombuffer(b"".join(parts.values()), "<i8").min() < 0:
+            for author, numbers in lists.items():
+                if len(numbers) and numbers.min() < 0:
+                    lists[author] = await self._present(author, numbers)
         return lists
 
     async def change(self, changes: Sequence[tuple[str, UserId, bytes]]) -> None:

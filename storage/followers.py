@@ -11,7 +11,9 @@ How a batch is applied:
     cost: no call holds Valkey for long.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,16 +22,19 @@ import redis.exceptions
 from domain.ids import UserId
 from mesh.settings import Settings
 from storage.follower_lists import FollowerLists, LoadFollowers
-from storage.gathering import Gathered, Part
+from storage.gathering import Gathered, Ids, Parts
 from storage.timelines import call_function
 from storage.valkey import Valkey
 
 GATHERED_MAX = 200_000  # deliveries held in memory at once, some 15 MB; one tweet may have more
 FOLLOWS_MAX = 64  # in one call
-TO_FOLLOWERS = {"push": "push", "push_active": "push_active", "remove": "remove"}
+# Calls under way at once: Valkey must not wait for Python, nor a reader of timelines for many calls.
+CALLS_MAX = 3
+TO_FOLLOWERS = {"push", "push_active", "remove"}
 TO_ONE = {"timeline": "push", "recent": "push", "untimeline": "remove", "unrecent": "remove"}
+RECENT = {"recent", "unrecent"}
+PUT_IN = {"push", "push_active", "timeline", "recent"}
 FOLLOWS = {"follow", "unfollow"}
-PUT_IN = {"push", "push_active"}
 
 
 class FencedOut(ConnectionError):
@@ -59,6 +64,8 @@ class FollowerStore:
         self._valkey = valkey
         self._length = settings.timeline_length
         self._budget = settings.fanout_chunk_deliveries
+        self._gathering = asyncio.Lock()
+        self._under_way = asyncio.Semaphore(CALLS_MAX)
 
     async def apply(
         self,
@@ -71,50 +78,67 @@ class FollowerStore:
         """Applies changes to one shard, those of one author in order; returns how many entries were
         inserted or removed. `fences` has the fence of each partition that they come from."""
         tag = f"{{s{shard}}}"
-        fence_of = {f"fence:{tag}:{partition}": fence for partition, fence in fences.items()}
-        lists = FollowerLists(self._call, tag, fence_of, load)
+        shard_of = _Shard(
+            tag,
+            {f"fence:{tag}:{partition}": fence for partition, fence in fences.items()},
+            [f"timeline:{tag}:".encode(), f"recent:{tag}:".encode()],
+        )
+        lists = FollowerLists(self._call, tag, shard_of.fences, load)
         applied = 0
         for entries, follows in _rounds(changes):
-            authors = {c.author: None for c in entries if c.op in TO_FOLLOWERS}
-            sizes = await lists.sizes(list(authors)) if authors else {}
+            authors = list(dict.fromkeys(c.author for c in entries if c.op in TO_FOLLOWERS))
+            followers = await lists.fetch(authors, GATHERED_MAX)
+            sizes = {author: len(ids) for author, ids in followers.items()}
+            if len(followers) < len(authors):
+                followers, sizes = None, await lists.sizes(authors)
             for part in _parts(entries, sizes):
-                applied += await self._deliver(tag, fence_of, part, lists)
+                known = followers
+                if known is None:
+                    needed = dict.fromkeys(c.author for c, _ in part if c.op in TO_FOLLOWERS)
+                    known = await lists.fetch(list(needed))
+                applied += await self._deliver(shard_of, part, known)
             for start in range(0, len(follows), FOLLOWS_MAX):
                 await lists.change(follows[start : start + FOLLOWS_MAX])
         return applied
 
     async def _deliver(
         self,
-        tag: str,
-        fence_of: Mapping[str, int],
+        shard: "_Shard",
         changes: "Sequence[tuple[Change, int]]",
-        lists: FollowerLists,
+        followers: Mapping[UserId, Ids],
     ) -> int:
-        authors = {change.author: None for change, _ in changes if change.op in TO_FOLLOWERS}
-        followers = await lists.fetch(list(authors))
-        by_op: dict[str, list[Part]] = {}
-        for (op, author, entry), urgency in changes:
-            if op in TO_FOLLOWERS:
-                by_op.setdefault(op, []).append(Part(entry, followers[author], urgency))
-            else:
-                own = -author if op in ("recent", "unrecent") else author
-                part = Part(entry, np.array([own], np.int64), urgency)
-                by_op.setdefault(TO_ONE[op], []).append(part)
+        calls: list[asyncio.Task[int]] = []
+        try:
+            # One shard at a time: while this is computed Valkey works on what others have sent.
+            async with self._gathering:
+                for op, parts in _by_op(changes, followers).items():
+                    gathered = Gathered(parts, timeline=shard.prefixes[0], recent=shard.prefixes[1])
+                    for begin in range(0, len(gathered), self._budget):
+                        end = min(begin + self._budget, len(gathered))
+                        await self._under_way.acquire()
+                        call = self._deliver_some(shard, op, gathered, begin, end)
+                        calls.append(asyncio.create_task(call))
+                        calls[-1].add_done_callback(lambda _: self._under_way.release())
+            return sum(await asyncio.gather(*calls))
+        finally:
+            # None may run beside the repetition of a batch that failed.
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _deliver_some(
+        self, shard: "_Shard", op: str, gathered: Gathered, begin: int, end: int
+    ) -> int:
         applied = 0
-        for op, parts in by_op.items():
-            gathered = Gathered(
-                parts, timeline=f"timeline:{tag}:".encode(), recent=f"recent:{tag}:".encode()
-            )
-            done = 0
-            while done < len(gathered):
-                windows = gathered.arguments(done, self._budget)
-                changed, now_done = await self._call(
-                    "chirp_deliver",
-                    list(fence_of),
-                    [*fence_of.values(), op, self._length, self._budget, *windows],
-                )
-                applied += changed
-                done += now_done
+        while begin < end:
+            changed, done = await self._call(
+                "chirp_deliver",
+                list(shard.fences),
+                [
+                    *shard.fences.values(), op, self._length, self._budget,
+                    *gathered.arguments(begin, end),
+                ],
+            )  # fmt: skip
+            applied += changed
+            begin += done
         return applied
 
     async def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
@@ -126,17 +150,23 @@ class FollowerStore:
             raise
 
 
+class _Shard(NamedTuple):
+    tag: str
+    fences: Mapping[str, int]
+    prefixes: Sequence[bytes]
+
+
 Follows = list[tuple[str, UserId, bytes]]
 
 
-def _rounds(changes: Sequence[Change]) -> list[tuple[list[Change], Follows]]:
+def _rounds(changes: Sequence[Change]) -> list[tuple[Sequence[Change], Follows]]:
     """Parts changes so that those of one author that do not commute are in different rounds."""
+    if {change.op for change in changes} <= PUT_IN:
+        return [(changes, [])]
     rounds: list[tuple[list[Change], Follows]] = []
     reached: dict[UserId, tuple[int, int]] = {}
     for change in changes:
         kind = 2 if change.op in FOLLOWS else int(change.op not in PUT_IN)
-        if change.op in TO_ONE:
-            kind = int(TO_ONE[change.op] not in PUT_IN)
         number, last = reached.get(change.author, (0, kind))
         number += kind != last
         reached[change.author] = number, kind
@@ -147,26 +177,44 @@ def _rounds(changes: Sequence[Change]) -> list[tuple[list[Change], Follows]]:
             follows.append((change.op, change.author, change.argument))
         else:
             entries.append(change)
-    return rounds
+    return [(entries, follows) for entries, follows in rounds]
 
 
 def _parts(
-    entries: Iterable[Change], sizes: Mapping[UserId, int]
+    entries: Sequence[Change], sizes: Mapping[UserId, int]
 ) -> "Iterator[list[tuple[Change, int]]]":
     """Yields changes in parts that fit into memory, each change with how many deliveries its author
     has in all; authors with few of them come first."""
     totals: dict[UserId, int] = {}
-    sized = [(c, sizes[c.author] if c.op in TO_FOLLOWERS else 1) for c in entries]
-    for change, size in sized:
-        totals[change.author] = totals.get(change.author, 0) + size
-    sized.sort(key=lambda each: totals[each[0].author])
+    for op, author, _ in entries:
+        totals[author] = totals.get(author, 0) + (sizes[author] if op in TO_FOLLOWERS else 1)
+    if sum(totals.values()) <= GATHERED_MAX:
+        yield [(change, totals[change.author]) for change in entries]
+        return
     part: list[tuple[Change, int]] = []
     held = 0
-    for change, size in sized:
+    for change in sorted(entries, key=lambda change: totals[change.author]):
+        size = sizes[change.author] if change.op in TO_FOLLOWERS else 1
         if part and held + size > GATHERED_MAX:
             yield part
             part, held = [], 0
         part.append((change, totals[change.author]))
         held += size
-    if part:
-        yield part
+    yield part
+
+
+def _by_op(
+    changes: "Sequence[tuple[Change, int]]", followers: Mapping[UserId, Ids]
+) -> dict[str, Parts]:
+    own = np.array(
+        [-c.author if c.op in RECENT else c.author for c, _ in changes if c.op in TO_ONE], np.int64
+    )
+    by_op: dict[str, Parts] = defaultdict(Parts)
+    next_own = 0
+    for (op, author, entry), urgency in changes:
+        if op in TO_FOLLOWERS:
+            by_op[op].add(entry, followers[author], urgency)
+        else:
+            by_op[TO_ONE[op]].add(entry, own[next_own : next_own + 1], urgency)
+            next_own += 1
+    return by_op

@@ -5,8 +5,8 @@ and they are most of what a delivery costs. So all that goes to one window goes 
 arrays are numpy's: a delivery costs Python nothing, only a window does.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from bisect import bisect_left, bisect_right
+from operator import gt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,29 +16,42 @@ from storage.windows import ENTRY_BYTES
 Ids = NDArray[np.int64]
 
 
-class Part(NamedTuple):
-    """An entry and the windows that it goes to: a viewer's timeline by the viewer's id, an author's
-    recent tweets by the author's, negative. `urgency` orders windows: the least first."""
+class Parts:
+    """Entries and the windows that each goes to, as they are collected."""
 
-    entry: bytes
-    windows: Ids
-    urgency: int
+    def __init__(self) -> None:
+        self.entries: list[bytes] = []
+        self.windows: list[Ids] = []
+        self.urgency: list[int] = []
+
+    def add(self, entry: bytes, windows: Ids, urgency: int) -> None:
+        """Adds an entry: a viewer's timeline is named by the viewer's id, an author's recent tweets
+        by the author's, negative. What has the least urgency number is sent first."""
+        self.entries.append(entry)
+        self.windows.append(windows)
+        self.urgency.append(urgency)
 
 
 class Gathered:
     """Deliveries in the order in which they are sent: window after window, in each the oldest entry
     first and none twice. Windows that have something urgent come first."""
 
-    def __init__(self, parts: Sequence[Part], *, timeline: bytes, recent: bytes) -> None:
+    def __init__(self, parts: Parts, *, timeline: bytes, recent: bytes) -> None:
         self._timeline, self._recent = timeline, recent
-        # Entries sort as their ids do.
-        ordered = sorted(parts, key=lambda part: part.entry)
-        sizes = [len(part.windows) for part in ordered]
-        # The same entry from two events has one place.
-        places = {entry: at for at, entry in enumerate(dict.fromkeys(p.entry for p in ordered))}
-        windows = np.concatenate([part.windows for part in ordered])
-        entries = np.repeat([places[part.entry] for part in ordered], sizes)
-        urgency = np.repeat([part.urgency for part in ordered], sizes)
+        # Entries sort as their ids do; the same one from two events has one place.
+        ordered = sorted(set(parts.entries))
+        places = {entry: place for place, entry in enumerate(ordered)}
+        place_of = [places[entry] for entry in parts.entries]
+        if any(map(gt, place_of, place_of[1:])):
+            in_order = sorted(range(len(place_of)), key=place_of.__getitem__)
+            place_of = [place_of[at] for at in in_order]
+            parts.windows = [parts.windows[at] for at in in_order]
+            parts.urgency = [parts.urgency[at] for at in in_order]
+        sizes = np.fromiter(map(len, parts.windows), np.int64, len(place_of))
+        windows = np.concatenate(parts.windows)
+        entries = np.repeat(np.array(place_of), sizes)
+        urgency = np.repeat(np.array(parts.urgency), sizes)
+        # Of one window the entries stay in order.
         order = np.argsort(windows, kind="stable")
         windows, entries, urgency = windows[order], entries[order], urgency[order]
         if len(windows):
@@ -49,40 +62,39 @@ class Gathered:
         else:
             starts = np.zeros(0, np.int64)
         self._number = len(windows)
-        self._arrange(windows, entries, urgency, starts, b"".join(places))
+        self._arrange(windows, entries, urgency, starts, b"".join(ordered))
 
     def _arrange(
         self, windows: Ids, entries: Ids, urgency: Ids, starts: Ids, content: bytes
     ) -> None:
         counts = np.diff(starts, append=self._number)
-        rank = np.argsort(np.minimum.reduceat(urgency, starts), kind="stable") if len(starts) else starts
+        rank = starts
+        if len(starts):
+            rank = np.argsort(np.minimum.reduceat(urgency, starts), kind="stable")
         counts = counts[rank]
         ends = np.cumsum(counts)
         sent = np.arange(self._number) + np.repeat(starts[rank] - (ends - counts), counts)
-        rows = np.frombuffer(content, np.uint8).reshape(-1, ENTRY_BYTES)
+        rows = np.frombuffer(content, f"V{ENTRY_BYTES}")
         self._content = rows[entries[sent]].tobytes()
         self._windows: list[int] = windows[starts[rank]].tolist()
         self._ends: list[int] = ends.tolist()
-        self._window = 0
 
     def __len__(self) -> int:
         """How many deliveries there are."""
         return self._number
 
-    def arguments(self, begin: int, limit: int) -> list[bytes]:
-        """Returns at most `limit` deliveries from the one numbered `begin` on, which must not be
-        before that of an earlier call: key and entries of each window."""
-        end = min(begin + limit, self._number)
-        while self._ends[self._window] <= begin:
-            self._window += 1
+    def arguments(self, begin: int, end: int) -> list[bytes]:
+        """Returns the deliveries from one number to before another: key and entries of each
+        window."""
         arguments: list[bytes] = []
         timeline, recent, content = self._timeline, self._recent, self._content
-        at, number = begin, self._window
-        while at < end:
-            window, stop = self._windows[number], min(self._ends[number], end)
-            arguments.append(
-                b"%b%d" % (timeline, window) if window > 0 else b"%b%d" % (recent, -window)
+        at, number = ENTRY_BYTES * begin, bisect_right(self._ends, begin)
+        until = bisect_left(self._ends, end) + 1
+        for window, stop in zip(self._windows[number:until], self._ends[number:until], strict=True):
+            behind = ENTRY_BYTES * min(stop, end)
+            arguments += (
+                timeline + b"%d" % window if window > 0 else recent + b"%d" % -window,
+                content[at:behind],
             )
-            arguments.append(content[ENTRY_BYTES * at : ENTRY_BYTES * stop])
-            at, number = stop, number + 1
+            at = behind
         return arguments
