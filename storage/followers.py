@@ -91,27 +91,23 @@ class FollowerStore:
             sizes = {author: len(ids) for author, ids in followers.items()}
             if len(followers) < len(authors):
                 followers, sizes = None, await lists.sizes(authors)
-            for part in _parts(entries, sizes):
+            totals = _totals(entries, sizes)
+            for part in _parts(entries, sizes, totals):
                 known = followers
                 if known is None:
-                    needed = dict.fromkeys(c.author for c, _ in part if c.op in TO_FOLLOWERS)
+                    needed = dict.fromkeys(c.author for c in part if c.op in TO_FOLLOWERS)
                     known = await lists.fetch(list(needed))
-                applied += await self._deliver(shard_of, part, known)
+                applied += await self._deliver(shard_of, _by_op(part, known, totals))
             for start in range(0, len(follows), FOLLOWS_MAX):
                 await lists.change(follows[start : start + FOLLOWS_MAX])
         return applied
 
-    async def _deliver(
-        self,
-        shard: "_Shard",
-        changes: "Sequence[tuple[Change, int]]",
-        followers: Mapping[UserId, Ids],
-    ) -> int:
+    async def _deliver(self, shard: "_Shard", by_op: Mapping[str, Parts]) -> int:
         calls: list[asyncio.Task[int]] = []
         try:
             # One shard at a time: while this is computed Valkey works on what others have sent.
             async with self._gathering:
-                for op, parts in _by_op(changes, followers).items():
+                for op, parts in by_op.items():
                     gathered = Gathered(parts, timeline=shard.prefixes[0], recent=shard.prefixes[1])
                     for begin in range(0, len(gathered), self._budget):
                         end = min(begin + self._budget, len(gathered))
@@ -180,41 +176,45 @@ def _rounds(changes: Sequence[Change]) -> list[tuple[Sequence[Change], Follows]]
     return [(entries, follows) for entries, follows in rounds]
 
 
-def _parts(
-    entries: Sequence[Change], sizes: Mapping[UserId, int]
-) -> "Iterator[list[tuple[Change, int]]]":
-    """Yields changes in parts that fit into memory, each change with how many deliveries its author
-    has in all; authors with few of them come first."""
+def _totals(entries: Sequence[Change], sizes: Mapping[UserId, int]) -> dict[UserId, int]:
+    """Returns how many deliveries each author has."""
     totals: dict[UserId, int] = {}
     for op, author, _ in entries:
         totals[author] = totals.get(author, 0) + (sizes[author] if op in TO_FOLLOWERS else 1)
+    return totals
+
+
+def _parts(
+    entries: Sequence[Change], sizes: Mapping[UserId, int], totals: Mapping[UserId, int]
+) -> Iterator[Sequence[Change]]:
+    """Yields changes in parts that fit into memory; authors with few deliveries come first."""
     if sum(totals.values()) <= GATHERED_MAX:
-        yield [(change, totals[change.author]) for change in entries]
+        yield entries
         return
-    part: list[tuple[Change, int]] = []
+    part: list[Change] = []
     held = 0
     for change in sorted(entries, key=lambda change: totals[change.author]):
         size = sizes[change.author] if change.op in TO_FOLLOWERS else 1
         if part and held + size > GATHERED_MAX:
             yield part
             part, held = [], 0
-        part.append((change, totals[change.author]))
+        part.append(change)
         held += size
     yield part
 
 
 def _by_op(
-    changes: "Sequence[tuple[Change, int]]", followers: Mapping[UserId, Ids]
+    changes: Sequence[Change], followers: Mapping[UserId, Ids], totals: Mapping[UserId, int]
 ) -> dict[str, Parts]:
     own = np.array(
-        [-c.author if c.op in RECENT else c.author for c, _ in changes if c.op in TO_ONE], np.int64
+        [-c.author if c.op in RECENT else c.author for c in changes if c.op in TO_ONE], np.int64
     )
     by_op: dict[str, Parts] = defaultdict(Parts)
     next_own = 0
-    for (op, author, entry), urgency in changes:
+    for op, author, entry in changes:
         if op in TO_FOLLOWERS:
-            by_op[op].add(entry, followers[author], urgency)
+            by_op[op].add(entry, followers[author], totals[author])
         else:
-            by_op[TO_ONE[op]].add(entry, own[next_own : next_own + 1], urgency)
+            by_op[TO_ONE[op]].add(entry, own[next_own : next_own + 1], totals[author])
             next_own += 1
     return by_op

@@ -8,7 +8,6 @@ committed. Applying a batch twice changes nothing; lists hold candidates, reader
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from operator import itemgetter
 from typing import Any
 
 from chirp.v1 import events_pb2, graph_pb2, graph_pb2_grpc
@@ -55,11 +54,11 @@ class FanoutWorker:
     async def handle(self, records: Sequence[Record]) -> None:
         """Applies events. Raises FencedOut where a newer owner of a partition was here, and what
         Valkey and graph_server raise when they are away."""
-        batch = _Batch()
+        batch = _Batch(self._shards)
         aside = _Aside()
         for record in records:
             event = events_pb2.Event.FromString(record.payload)
-            batch.add(record, self._changes(event))
+            self._add(batch, record, event)
             aside.note(event)
         await self._set_aside(aside)
         load = _OnceEach(self._load)
@@ -72,7 +71,8 @@ class FanoutWorker:
                     changes=changes,
                     load=lambda author, shard=shard: self._of_shard(load, author, shard),
                 )
-                for shard, changes in batch.in_order().items()
+                for shard, changes in enumerate(batch.shards)
+                if changes
             ),
             return_exceptions=True,
         )
@@ -92,42 +92,52 @@ class FanoutWorker:
         for viewer in aside.marked:
             await self._timelines.drop_marks(viewer)
 
-    def _changes(self, event: events_pb2.Event) -> list[tuple[int, Change]]:
-        """Returns what an event changes, with the shard of each change."""
+    def _add(self, batch: "_Batch", record: Record, event: events_pb2.Event) -> None:
         match event.WhichOneof("kind"):
             case "tweet_created":
                 created = event.tweet_created
-                return self._entry_changes(created.entry, created.delivery, added=True)
+                self._add_entry(batch, record, created.entry, created.delivery, added=True)
             case "tweet_deleted":
                 deleted = event.tweet_deleted
-                return self._entry_changes(deleted.entry, deleted.delivery, added=False)
+                self._add_entry(batch, record, deleted.entry, deleted.delivery, added=False)
             case "user_followed":
                 followed = event.user_followed
-                return [self._follow_change("follow", followed.follower_id, followed.followee_id)]
+                self._add_follow(
+                    batch, record, "follow", followed.follower_id, followed.followee_id
+                )
             case "user_unfollowed":
                 gone = event.user_unfollowed
-                return [self._follow_change("unfollow", gone.follower_id, gone.followee_id)]
+                self._add_follow(batch, record, "unfollow", gone.follower_id, gone.followee_id)
             case _:
-                return []
+                pass
 
-    def _entry_changes(
-        self, entry: events_pb2.TimelineEntry, delivery: int, *, added: bool
-    ) -> list[tuple[int, Change]]:
+    def _add_entry(
+        self,
+        batch: "_Batch",
+        record: Record,
+        entry: events_pb2.TimelineEntry,
+        delivery: int,
+        *,
+        added: bool,
+    ) -> None:
         author, argument = UserId(entry.author_id), encode(_entry(entry))
-        home = shard_of(author, self._shards)
-        changes = [(home, Change("timeline" if added else "untimeline", author, argument))]
+        home = batch.of_shard(record, shard_of(author, self._shards))
+        home.append(Change("timeline" if added else "untimeline", author, argument))
         if delivery == events_pb2.DELIVERY_PULL:
-            changes.append((home, Change("recent" if added else "unrecent", author, argument)))
-        else:
-            active = delivery == events_pb2.DELIVERY_PUSH_ACTIVE
-            op = ("push_active" if active else "push") if added else "remove"
-            change = Change(op, author, argument)
-            changes += [(shard, change) for shard in range(self._shards)]
-        return changes
+            home.append(Change("recent" if added else "unrecent", author, argument))
+            return
+        active = delivery == events_pb2.DELIVERY_PUSH_ACTIVE
+        op = ("push_active" if active else "push") if added else "remove"
+        change = Change(op, author, argument)
+        for changes in batch.shards:
+            changes.append(change)
 
-    def _follow_change(self, op: str, follower: int, followee: int) -> tuple[int, Change]:
+    def _add_follow(
+        self, batch: "_Batch", record: Record, op: str, follower: int, followee: int
+    ) -> None:
         shard = shard_of(UserId(follower), self._shards)
-        return shard, Change(op, UserId(followee), str(follower).encode())
+        change = Change(op, UserId(followee), str(follower).encode())
+        batch.of_shard(record, shard).append(change)
 
     async def _of_shard(self, load: "_OnceEach", author: UserId, shard: int) -> list[int]:
         followers = await load(author)
@@ -150,40 +160,19 @@ class FanoutWorker:
 
 
 class _Batch:
-    """The changes of a batch, from all partitions, and the fences they came under.
+    """The changes of a batch in each shard, from all partitions together: what they deliver to one
+    timeline goes there at once. And the fences that they came under."""
 
-    The older entry first, whichever partition it comes from: then most are newer than anything in
-    the timelines they go to, which is what costs least. An author's changes keep their order.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, shards: int) -> None:
         self.fences: dict[int, int] = {}
-        self._placed: list[tuple[bytes, list[tuple[int, Change]]]] = []
-        self._reached: dict[UserId, bytes] = {}
+        self.shards: list[list[Change]] = [[] for _ in range(shards)]
 
-    def add(self, record: Record, changes: list[tuple[int, Change]]) -> None:
-        """Adds what an event changes in each shard: changes of one author and one entry."""
-        if not changes:
-            return
+    def of_shard(self, record: Record, shard: int) -> list[Change]:
+        """Returns the list to which changes that come from a record are to be added."""
         # Of two fences the lower: what came under it may be another's by now.
-        self.fences[record.partition] = min(
-            record.fence, self.fences.get(record.partition, record.fence)
-        )
-        op, author, argument = changes[0][1]
-        place = self._reached.get(author, b"")
-        if op not in ("follow", "unfollow"):
-            place = max(place, argument[:8])
-        self._reached[author] = place
-        self._placed.append((place, changes))
-
-    def in_order(self) -> dict[int, list[Change]]:
-        """Returns the changes of each shard."""
-        self._placed.sort(key=itemgetter(0))
-        shards: dict[int, list[Change]] = {}
-        for _, changes in self._placed:
-            for shard, change in changes:
-                shards.setdefault(shard, []).append(change)
-        return shards
+        known = self.fences.get(record.partition, record.fence)
+        self.fences[record.partition] = min(record.fence, known)
+        return self.shards[shard]
 
 
 class _Aside:
@@ -290,7 +279,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
     """Opens the worker's process."""
     async with (
         open_worker(settings) as worker,
-        runner.open_runner(settings, GROUP, worker) as group,
+        runner.open_runner(settings, GROUP, worker, batch=settings.fanout_batch) as group,
     ):
         yield Process(loops=[group.run], collectors=[group.collect])
 
