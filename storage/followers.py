@@ -60,12 +60,14 @@ class FollowerStore:
     """Applies changes. Raises FencedOut, and redis' ConnectionError where Valkey is away; whatever
     was applied by then may be applied again."""
 
-    def __init__(self, valkey: Valkey, settings: Settings) -> None:
+    def __init__(
+        self, valkey: Valkey, settings: Settings, *, calls_max: int = CALLS_MAX
+    ) -> None:
         self._valkey = valkey
         self._length = settings.timeline_length
         self._budget = settings.fanout_chunk_deliveries
         self._gathering = asyncio.Lock()
-        self._under_way = asyncio.Semaphore(CALLS_MAX)
+        self._under_way = asyncio.Semaphore(calls_max)
 
     async def apply(
         self,

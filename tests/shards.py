@@ -88,15 +88,17 @@ class Shard:
 
 
 @asynccontextmanager
-async def open_shard(backing: Settings, *, budget: int = BUDGET) -> AsyncGenerator[Shard]:
-    """Opens an empty shard."""
+async def open_shard(
+    backing: Settings, *, budget: int = BUDGET, calls_max: int = 1
+) -> AsyncGenerator[Shard]:
+    """Opens an empty shard. With one call at a time it can be looked at between calls."""
     small = backing.model_copy(update={"timeline_shards": 1, "fanout_chunk_deliveries": budget})
     async with valkey.connect(small.valkey_url, small) as cache:
         await cache.flushall()
         await timelines.load_functions(cache)
         yield Shard(
             cache,
-            FollowerStore(cache, small),
+            FollowerStore(cache, small, calls_max=calls_max),
             TimelineStore(cache, small),
             {
                 SMALL: [FOLLOWER],
