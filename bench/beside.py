@@ -22,7 +22,7 @@ from storage.timelines import Keys, WindowKind
 from workers import fanout_worker
 
 RATE, SECONDS, CONNECTIONS = 500.0, 4.0, 8
-TWEETS = 30_000
+TWEETS = 40_000
 WITHIN_S = 120.0
 LOOK_S = 0.05
 RATIO_GOAL = 3.0

@@ -24,6 +24,7 @@ from domain.ids import SnowflakeGenerator, TweetId, UserId
 from eventlog import runner
 from eventlog.contract import Outgoing
 from eventlog.valkey_streams import ValkeyStreams, open_log
+from mesh import server
 from storage import valkey
 from storage.timelines import Keys, WindowKind
 from storage.valkey import Valkey
@@ -39,6 +40,7 @@ BY_FOLLOWERS_TWEETS = 6_000
 EVEN_AUTHORS, EVEN_TWEETS_EACH = 4_000, 6
 
 CALL_GOAL_MS = 2.0
+IDLE_S = 5.0
 WATCHED_US, WATCHED_MAX = 500, 20_000  # calls that take longer are noted, one by one
 
 LPUSHX_COMMANDS = 1_000_000
@@ -79,6 +81,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
     }
     followers = dict(zip(world.accounts, world.follower_counts, strict=True))
     before = tools.cpu_seconds(stack.cache_process_id)
+    stolen = _cores_taken()
+    server.calm_collector()  # as the worker's own process does
     baseline = await lpushx(stack, world)
     baseline_s = tools.cpu_seconds(stack.cache_process_id) - before
     baseline_part = baseline_s * baseline / LPUSHX_COMMANDS
@@ -115,7 +119,9 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
                 goal=f"value <= {CALL_GOAL_MS:g}", met=warm.longest_ms <= CALL_GOAL_MS,
                 how=f"the longest of {warm.calls:,} calls of a function during {name}, by Valkey's"
                 f" slow log: time on the clock, in which others may have had the core;"
-                f" {warm.too_long} took longer than {CALL_GOAL_MS:g} ms",
+                f" {warm.too_long} took longer than {CALL_GOAL_MS:g} ms, one in 1,000 longer than"
+                f" {warm.rare_ms:.2f}; before, with nothing else to do, a process that only looked at"
+                f" the clock was not run for {CALL_GOAL_MS:g} ms {stolen:.1f} times a second",
             )
         )  # fmt: skip
     return rows
@@ -132,6 +138,9 @@ class _Delivered:
         self.valkey_part = valkey_s / seconds
         self.calls = calls
         self.longest_ms = max(durations, default=0) / 1_000
+        self.rare_ms = (
+            sorted([0] * (calls - len(durations)) + durations)[-1 - calls // 1_000] / 1_000
+        )
         self.too_long = sum(duration > 1_000 * CALL_GOAL_MS for duration in durations)
 
 
@@ -141,7 +150,9 @@ async def _deliver(stack: BenchStack, authors: Sequence[UserId]) -> _Delivered:
         open_log(settings) as event_log,
         valkey.connect(settings.valkey_url, settings) as cache,
         fanout_worker.open_worker(settings) as worker,
-        runner.open_runner(settings, fanout_worker.GROUP, worker) as group,
+        runner.open_runner(
+            settings, fanout_worker.GROUP, worker, batch=settings.fanout_batch
+        ) as group,
     ):
         await fill(event_log, authors)
         # The partitions are ours before the clock starts: a take-over is not fan-out.
@@ -157,6 +168,18 @@ async def _deliver(stack: BenchStack, authors: Sequence[UserId]) -> _Delivered:
         if lag:
             raise tools.LoadFailed(f"{lag} events were not committed")
         return _Delivered(worker.deliveries, seconds, valkey_s, *await _seen_calls(cache))
+
+
+def _cores_taken() -> float:
+    """Returns how often a second this process was not run for longer than a call may last, while
+    nothing else was to be done: what of the longest calls is the machine's."""
+    taken, started = 0, time.perf_counter()
+    last = started
+    while last < started + IDLE_S:
+        now = time.perf_counter()
+        taken += now - last > CALL_GOAL_MS / 1_000
+        last = now
+    return taken / IDLE_S
 
 
 async def _watch_calls(cache: Valkey) -> None:

@@ -1,8 +1,8 @@
 """Follower lists in one shard of the cache Valkey, each a string of numbers.
 
 Structure (see storage/functions/timelines.lua):
-    followers:{sN}:<author>   8 bytes each, little-endian: 0, so that an empty list stands; then who
-                              came, and, negative, who went. Of a follower's numbers the last counts.
+    followers:{sN}:<author>   8 bytes each, little-endian: 0, so that an empty list stands; then
+                              who came, and, negative, who went. Of one's numbers the last counts.
 
 So a follow and an unfollow append, whatever the list's length, and a reader has an array at once. A
 list that holds more of the past than of the present is written anew when it is read.
@@ -55,8 +55,8 @@ class FollowerLists:
         return sizes
 
     async def fetch(self, authors: Sequence[UserId], most: int | None = None) -> dict[UserId, Ids]:
-        """Returns the followers of each, loading lists that are not there; of the first of them only,
-        where these have more than `most` in all."""
+        """Returns the followers of each, loading lists that are not there; of the first of them
+        only, where these have more than `most` in all."""
         parts: dict[UserId, bytes] = {}
         room = sys.maxsize if most is None else NUMBER_BYTES * most
         waiting, begun = list(authors), b""

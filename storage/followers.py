@@ -28,7 +28,7 @@ from storage.valkey import Valkey
 
 GATHERED_MAX = 200_000  # deliveries held in memory at once, some 15 MB; one tweet may have more
 FOLLOWS_MAX = 64  # in one call
-# Calls under way at once: Valkey must not wait for Python, nor a reader of timelines for many calls.
+# Calls under way at once: Valkey must not wait for Python, nor a reader for many calls.
 CALLS_MAX = 3
 TO_FOLLOWERS = {"push", "push_active", "remove"}
 TO_ONE = {"timeline": "push", "recent": "push", "untimeline": "remove", "unrecent": "remove"}
@@ -60,9 +60,7 @@ class FollowerStore:
     """Applies changes. Raises FencedOut, and redis' ConnectionError where Valkey is away; whatever
     was applied by then may be applied again."""
 
-    def __init__(
-        self, valkey: Valkey, settings: Settings, *, calls_max: int = CALLS_MAX
-    ) -> None:
+    def __init__(self, valkey: Valkey, settings: Settings, *, calls_max: int = CALLS_MAX) -> None:
         self._valkey = valkey
         self._length = settings.timeline_length
         self._budget = settings.fanout_chunk_deliveries

@@ -54,27 +54,18 @@ class Gathered:
         # Of one window the entries stay in order.
         order = np.argsort(windows, kind="stable")
         windows, entries, urgency = windows[order], entries[order], urgency[order]
-        if len(windows):
-            new_window = np.concatenate(([True], windows[1:] != windows[:-1]))
-            fresh = new_window | np.concatenate(([True], entries[1:] != entries[:-1]))
-            windows, entries, urgency = windows[fresh], entries[fresh], urgency[fresh]
-            starts = np.flatnonzero(new_window[fresh])
-        else:
-            starts = np.zeros(0, np.int64)
+        new_window = np.diff(windows, prepend=0) != 0  # nobody's id is 0
+        fresh = new_window | (np.diff(entries, prepend=-1) != 0)
+        starts = np.flatnonzero(new_window)
+        most_urgent = np.minimum.reduceat(urgency, starts) if len(starts) else urgency
+        windows, entries, new_window = windows[fresh], entries[fresh], new_window[fresh]
         self._number = len(windows)
-        self._arrange(windows, entries, urgency, starts, b"".join(ordered))
-
-    def _arrange(
-        self, windows: Ids, entries: Ids, urgency: Ids, starts: Ids, content: bytes
-    ) -> None:
-        counts = np.diff(starts, append=self._number)
-        rank = starts
-        if len(starts):
-            rank = np.argsort(np.minimum.reduceat(urgency, starts), kind="stable")
-        counts = counts[rank]
+        starts = np.flatnonzero(new_window)
+        rank = np.argsort(most_urgent, kind="stable")
+        counts = np.diff(starts, append=self._number)[rank]
         ends = np.cumsum(counts)
         sent = np.arange(self._number) + np.repeat(starts[rank] - (ends - counts), counts)
-        rows = np.frombuffer(content, f"V{ENTRY_BYTES}")
+        rows = np.frombuffer(b"".join(ordered), f"V{ENTRY_BYTES}")
         self._content = rows[entries[sent]].tobytes()
         self._windows: list[int] = windows[starts[rank]].tolist()
         self._ends: list[int] = ends.tolist()

@@ -260,7 +260,9 @@ async def test_lists_that_take_several_calls_to_read_are_whole(
     await shard.apply(*[push(author, author) for author in authors], push(9, SMALL))
 
     for position, viewer in enumerate(CROWD):
-        expected = sorted((a for a, crowd in authors.items() if position < len(crowd)), reverse=True)
+        expected = sorted(
+            (a for a, crowd in authors.items() if position < len(crowd)), reverse=True
+        )
         assert await shard.timeline(viewer) == expected
     assert await shard.timeline(FOLLOWER) == [9]
     assert shard.loaded == [SMALL]

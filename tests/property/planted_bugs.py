@@ -304,7 +304,9 @@ BUGS: dict[str, Bug] = {
     ),
     "what was deleted is shown": Bug(no_tombstone, 800, 40),
     "idle readers keep their lists": Bug(
-        _lua("    call('DEL', key)\n    return 0, #entries / 32, 2", "    return 0, #entries / 32, 2")
+        _lua(
+            "    call('DEL', key)\n    return 0, #entries / 32, 2", "    return 0, #entries / 32, 2"
+        )
     ),
     "retweets outlive their originals": Bug(retweet_outlives_its_original),
     "a late commit is skipped": Bug(late_commit_skipped),
