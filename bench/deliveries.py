@@ -119,9 +119,9 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
                 goal=f"value <= {CALL_GOAL_MS:g}", met=warm.longest_ms <= CALL_GOAL_MS,
                 how=f"the longest of {warm.calls:,} calls of a function during {name}, by Valkey's"
                 f" slow log: time on the clock, in which others may have had the core;"
-                f" {warm.too_long} took longer than {CALL_GOAL_MS:g} ms, one in 1,000 longer than"
-                f" {warm.rare_ms:.2f}; before, with nothing else to do, a process that only looked at"
-                f" the clock was not run for {CALL_GOAL_MS:g} ms {stolen:.1f} times a second",
+                f" {warm.too_long} took longer than {CALL_GOAL_MS:g} ms, one in 1,000 longer"
+                f" than {warm.rare_ms:.2f}; before, with nothing else to do, a process that only looked"
+                f" at the clock was not run for {CALL_GOAL_MS:g} ms {stolen:.1f} times a second",
             )
         )  # fmt: skip
     return rows
