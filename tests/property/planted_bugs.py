@@ -18,10 +18,9 @@ from mesh.settings import Settings
 from servers import timeline_service
 from servers.home_skeleton import HomeSkeleton
 from servers.viewers import Viewers
-from storage import candidates, database, follower_lists, outbox, purges, timelines, windows
+from storage import candidates, database, outbox, purges, timelines, windows
 from storage.database import Connection, Pool
 from storage.followers import FollowerStore
-from storage.gathering import Ids
 from storage.outbox import Unsent
 from storage.timelines import TimelineStore
 from storage.windows import Packed
@@ -257,15 +256,6 @@ def follower_lists_from_the_past(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FollowerStore, "apply", without_follows)
 
 
-def went_and_stays(patch: pytest.MonkeyPatch) -> None:
-    """Who came once is a follower for ever; and follows are not looked at when a page is read."""
-
-    def all_who_came(numbers: Ids) -> Ids:
-        return numbers[numbers > 0]
-
-    patch.setattr(follower_lists, "resolve", all_who_came)
-
-
 @dataclass(frozen=True)
 class Bug:
     """A bug, and how long the lists are where it shows."""
@@ -298,7 +288,6 @@ BUGS: dict[str, Bug] = {
             "local hi, lo = unpack_id('>I4I4', nth(entries, count))\n",
         )
     ),
-    "one who went is a follower": Bug(went_and_stays),
     "a rebuild loses what is pushed meanwhile": Bug(
         _lua("local merged, p, s = {}, 2, 5", "local merged, p, s = {}, #pushed + 1, 5")
     ),
