@@ -121,7 +121,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
                 f" slow log: time on the clock, in which others may have had the core;"
                 f" {warm.too_long} took longer than {CALL_GOAL_MS:g} ms, one in 1,000 longer"
                 f" than {warm.rare_ms:.2f}; before, with nothing else to do, a process that only"
-                f" looked at the clock was not run for {CALL_GOAL_MS:g} ms {stolen:.1f} times a second",
+                f" looked at the clock was not run for {CALL_GOAL_MS:g} ms"
+                f" {stolen:.1f} times a second",
             )
         )  # fmt: skip
     return rows
