@@ -66,16 +66,13 @@ class FollowerLists:
             found, cut = await self._call(
                 "chirp_follower_parts", [self._key(a) for a in some], [READ_BYTES, len(begun)]
             )
-            if not found[0]:
-                # Lost since its size was asked for.
-                await self._load_list(some[0])
+            if missing := [author for author, part in zip(some, found, strict=False) if not part]:
+                for author in missing:
+                    await self._load_list(author)
                 begun = b""
                 continue
             found[0] = begun + found[0]
             begun = found.pop() if cut == b"1" else b""
-            if b"" in found:
-                del found[found.index(b"") :]
-                begun = b""
             parts.update(zip(some, found, strict=False))
             room -= sum(map(len, found))
             del waiting[: len(found)]

@@ -78,12 +78,12 @@ class FollowerStore:
         """Applies changes to one shard, those of one author in order; returns how many entries were
         inserted or removed. `fences` has the fence of each partition that they come from."""
         tag = f"{{s{shard}}}"
-        shard_of = _Shard(
+        here = _Shard(
             tag,
             {f"fence:{tag}:{partition}": fence for partition, fence in fences.items()},
             [f"timeline:{tag}:".encode(), f"recent:{tag}:".encode()],
         )
-        lists = FollowerLists(self._call, tag, shard_of.fences, load)
+        lists = FollowerLists(self._call, tag, here.fences, load)
         applied = 0
         for entries, follows in _rounds(changes):
             authors = list(dict.fromkeys(c.author for c in entries if c.op in TO_FOLLOWERS))
@@ -97,13 +97,20 @@ class FollowerStore:
                 if known is None:
                     needed = dict.fromkeys(c.author for c in part if c.op in TO_FOLLOWERS)
                     known = await lists.fetch(list(needed))
-                applied += await self._deliver(shard_of, _by_op(part, known, totals))
+                applied += await self._deliver(here, _by_op(part, known, totals))
             for start in range(0, len(follows), FOLLOWS_MAX):
                 await lists.change(follows[start : start + FOLLOWS_MAX])
         return applied
 
     async def _deliver(self, shard: "_Shard", by_op: Mapping[str, Parts]) -> int:
         calls: list[asyncio.Task[int]] = []
+        failed = asyncio.Event()
+
+        def ended(call: asyncio.Task[int]) -> None:
+            self._under_way.release()
+            if call.cancelled() or call.exception() is not None:
+                failed.set()
+
         try:
             # One shard at a time: while this is computed Valkey works on what others have sent.
             async with self._gathering:
@@ -114,7 +121,9 @@ class FollowerStore:
                         await self._under_way.acquire()
                         call = self._deliver_some(shard, op, gathered, begin, end)
                         calls.append(asyncio.create_task(call))
-                        calls[-1].add_done_callback(lambda _: self._under_way.release())
+                        calls[-1].add_done_callback(ended)
+                        if failed.is_set():
+                            break
             return sum(await asyncio.gather(*calls))
         finally:
             # None may run beside the repetition of a batch that failed.
