@@ -58,8 +58,9 @@ class FanoutWorker:
         aside = _Aside()
         for record in records:
             event = events_pb2.Event.FromString(record.payload)
-            self._add(batch, record, event)
-            aside.note(event)
+            kind = event.WhichOneof("kind")
+            self._add(batch, record, event, kind)
+            aside.note(event, kind)
         await self._set_aside(aside)
         load = _OnceEach(self._load)
         # All are awaited, also when one fails: nothing of this batch may run beside its repetition.
@@ -92,8 +93,10 @@ class FanoutWorker:
         for viewer in aside.marked:
             await self._timelines.drop_marks(viewer)
 
-    def _add(self, batch: "_Batch", record: Record, event: events_pb2.Event) -> None:
-        match event.WhichOneof("kind"):
+    def _add(
+        self, batch: "_Batch", record: Record, event: events_pb2.Event, kind: str | None
+    ) -> None:
+        match kind:
             case "tweet_created":
                 created = event.tweet_created
                 self._add_entry(batch, record, created.entry, created.delivery, added=True)
@@ -184,9 +187,9 @@ class _Aside:
         self.dropped: set[UserId] = set()
         self.marked: set[UserId] = set()
 
-    def note(self, event: events_pb2.Event) -> None:
+    def note(self, event: events_pb2.Event, kind: str | None) -> None:
         """Takes down what an event changes."""
-        match event.WhichOneof("kind"):
+        match kind:
             case "tweet_created":
                 created = event.tweet_created
                 self.first_pulled |= created.first_pulled
