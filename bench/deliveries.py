@@ -72,11 +72,10 @@ async def materialise_all(stack: BenchStack, world: World) -> None:
 async def measure(stack: BenchStack, world: World) -> list[Row]:
     """Both draws, and LPUSHX. The relay and the worker must have been stopped."""
     draw = random.Random(2)  # noqa: S311 -- not a secret
-    counts = list(accumulate(world.follower_counts))
     even = draw.sample(world.accounts, EVEN_AUTHORS) * EVEN_TWEETS_EACH
     draw.shuffle(even)
     draws = {
-        "fanout": draw.choices(world.accounts, cum_weights=counts, k=BY_FOLLOWERS_TWEETS),
+        "fanout": drawn_by_followers(world),
         "fanout_even": even,
     }
     followers = dict(zip(world.accounts, world.follower_counts, strict=True))
@@ -126,6 +125,13 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
             )
         )  # fmt: skip
     return rows
+
+
+def drawn_by_followers(world: World) -> list[UserId]:
+    """The authors of the first draw: each as likely as it has followers. Always the same."""
+    draw = random.Random(4)  # noqa: S311 -- not a secret
+    counts = list(accumulate(world.follower_counts))
+    return draw.choices(world.accounts, cum_weights=counts, k=BY_FOLLOWERS_TWEETS)
 
 
 class _Delivered:

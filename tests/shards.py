@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -64,10 +64,10 @@ class Shard:
         return None if window is None else [tweet for tweet, *_ in window.entries]
 
     async def list_of(self, author: UserId) -> list[int] | None:
-        content: bytes | None = await self.cache.get(f"followers:{{s0}}:{author}")
+        content = await self.cache.get(f"followers:{{s0}}:{author}")
         if content is None:
             return None
-        numbers = np.frombuffer(content, "<i8")
+        numbers = np.frombuffer(cast(bytes, content), "<i8")
         assert numbers[0] == 0
         return follower_lists.resolve(numbers[1:]).tolist()
 
