@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench import (
+    beside,
     costs,
     deliveries,
     freshness,
@@ -142,6 +143,11 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
             console.print("fan-out")
             await deliveries.materialise_all(running, made)
             measured += await deliveries.measure(running, made)
+            if "fanout" in parts:
+                console.print("home reads beside fan-out")
+                await running.start("timeline_server")
+                measured += await beside.measure(running, made, echo_port)
+                await running.stop("timeline_server")
         if "peer" in parts:
             console.print("fan-out with other systems' commands")
             (ours,) = (row.value for row in measured if row.name == "fanout")

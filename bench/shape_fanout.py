@@ -39,7 +39,9 @@ async def fanout_cost(
     settings = stack.settings
     async with (
         fanout_worker.open_worker(settings) as worker,
-        runner.open_runner(settings, fanout_worker.GROUP, worker) as group,
+        runner.open_runner(
+            settings, fanout_worker.GROUP, worker, batch=settings.fanout_batch
+        ) as group,
     ):
 
         async def drain(authors: Sequence[UserId]) -> float:

@@ -118,8 +118,13 @@ class Runner:
             for partition, run in _by_partition(records).items():
                 await self._work_one_by_one(partition, run)
             return
-        for partition, run in _by_partition(records).items():
-            await self._commit(partition, run[-1].position)
+        # At once: each is a round trip.
+        await asyncio.gather(
+            *(
+                self._commit(partition, run[-1].position)
+                for partition, run in _by_partition(records).items()
+            )
+        )
 
     async def _work_one_by_one(self, partition: int, records: Sequence[Record]) -> None:
         done: str | None = None
@@ -196,7 +201,12 @@ class Runner:
 
 @asynccontextmanager
 async def open_runner(
-    settings: Settings, group: str, handler: Handler, *, member: str | None = None
+    settings: Settings,
+    group: str,
+    handler: Handler,
+    *,
+    member: str | None = None,
+    batch: int | None = None,
 ) -> AsyncGenerator[Runner]:
     """Joins a group; on leaving, hands its partitions over. Connects at the first step, so a log
     that is away at start is waited for by `run`."""
@@ -206,8 +216,9 @@ async def open_runner(
         name = member or f"{socket.gethostname()}:{os.getpid()}"
         async with event_log.consumer(group, name) as consumer:
             yield Runner(
-                event_log, consumer, handler, letters, group=group, batch=settings.consumer_batch
-            )
+                event_log, consumer, handler, letters,
+                group=group, batch=batch or settings.consumer_batch,
+            )  # fmt: skip
 
 
 def _by_partition(records: Sequence[Record]) -> dict[int, list[Record]]:

@@ -165,7 +165,7 @@ async def _tell_health(health_servicer: Health, name: str, is_ready: Callable[[]
         await asyncio.sleep(HEALTH_LOOK_S)
 
 
-def _calm_collector() -> None:
+def calm_collector() -> None:
     """Lets Python look for cyclic garbage less often. Most garbage here has no cycles and goes at
     once; looking through all that thousands of streams hold takes a tenth of a second and more, in
     which nothing is answered. What is there at the start stays, and need not be looked through."""
@@ -195,7 +195,7 @@ async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> No
             serving(settings, process.services) as server,
         ):
             log.info("%s serves on port %d", name, server.port)
-            _calm_collector()
+            calm_collector()
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()

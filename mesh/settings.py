@@ -95,9 +95,9 @@ class Settings(BaseSettings):
     pulled_merge_max: Annotated[int, Field(ge=1, le=1_000)] = 100
     """Pulled authors whose recent tweets are merged when a follower reads. The timeline of a viewer
     who follows more of them comes from PostgreSQL, which is then quicker, and as exact."""
-    fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 800
-    """What one call to Valkey may cost, counted in deliveries to the head of a timeline: about 1.5
-    ms. Late, repeated and deleted entries and long follower lists count as more of them."""
+    fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 400
+    """What one call to Valkey may cost, counted in deliveries to the head of a timeline: about half
+    a millisecond to one. Late, repeated and deleted entries count as more of them."""
 
     # Events
     eventlog_partitions: Annotated[int, Field(ge=1, le=1024)] = 16
@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     """A worker that is silent for so long loses its partitions."""
     consumer_batch: Annotated[int, Field(ge=1, le=10_000)] = 512
     """Records that a consumer takes at once."""
+    fanout_batch: Annotated[int, Field(ge=1, le=10_000)] = 2_048
+    """Records that the fan-out worker takes at once: what a timeline gets from all of them goes
+    there in one command. More would be better still, but a batch of the largest authors' tweets
+    must be delivered before it counts as an outage."""
     deadletters_max: Annotated[int, Field(ge=1)] = 1_000
     """Dead letters kept by a consumer group; when they are full, it stops instead of losing one."""
     outbox_poll_ms: Annotated[int, Field(ge=1, le=10_000)] = 10

@@ -173,11 +173,12 @@ class LocalStack:
 
         child = None
         if not outside:
-            folder = self._data / name
+            folder, is_cache = self._data / name, name == "cache"
+            large_pages = embedded.CACHE_ENVIRONMENT if is_cache else {}
             child = ChildSpec(
                 name=name,
-                command=embedded.valkey_command(folder, port, password, cache=name == "cache"),
-                environment=_plain_environment(),
+                command=embedded.valkey_command(folder, port, password, cache=is_cache),
+                environment={**_plain_environment(), **large_pages},
                 log=self._log(name),
                 ready=answers,
                 stop_within_s=VALKEY_STOP_S,

@@ -1,30 +1,40 @@
-"""Fan-out into one shard of the cache Valkey: follower lists beside the timelines they feed.
+"""Fan-out into one shard of the cache Valkey.
 
-A batch of changes goes to a server-side function (storage/functions/followers.lua), so that no
-follower's id travels through Python. What a call may cost is bounded, and one tweet gets a part of
-it: large authors take turns with small ones, and no call holds Valkey for long.
+How a batch is applied:
+ 1. It is parted in rounds, so that of each author what is put into windows, what is taken out, and
+    what changes the follower list come in the order in which they happened. Authors do not wait for
+    each other.
+ 2. In a round, authors with few deliveries come first, and large rounds are parted: what is held in
+    memory is bounded, and a small author does not wait for a large one.
+ 3. The deliveries of a part are gathered by window (storage/gathering.py) and go to a server-side
+    function (storage/functions/followers.lua), so many in a call, and the function counts what they
+    cost: no call holds Valkey for long.
 """
 
-import secrets
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import redis.exceptions
 
 from domain.ids import UserId
 from mesh.settings import Settings
+from storage.follower_lists import FollowerLists, LoadFollowers
+from storage.gathering import Gathered, Ids, Parts
 from storage.timelines import call_function
 from storage.valkey import Valkey
 
-CHANGES_MAX = 64  # in one call; more would cost more to send than to wait for the next
-TURNS = 4  # among many, a tweet gets this part of a call's deliveries, then it is another's turn
-LOAD_PART = 1_000  # followers sent in one call
-LOADS_MAX = 5  # of one author's list in one batch, before Valkey is taken to be too small
-
-LoadFollowers = Callable[[UserId], Awaitable[Sequence[int]]]
+GATHERED_MAX = 200_000  # deliveries held in memory at once, some 15 MB; one tweet may have more
+FOLLOWS_MAX = 64  # in one call
+# Calls under way at once: Valkey must not wait for Python, nor a reader for many calls.
+CALLS_MAX = 3
+TO_FOLLOWERS = {"push", "push_active", "remove"}
+TO_ONE = {"timeline": "push", "recent": "push", "untimeline": "remove", "unrecent": "remove"}
+RECENT = {"recent", "unrecent"}
+PUT_IN = {"push", "push_active", "timeline", "recent"}
+FOLLOWS = {"follow", "unfollow"}
 
 
 class FencedOut(ConnectionError):
@@ -32,101 +42,188 @@ class FencedOut(ConnectionError):
     finds that the partition is no longer its own, and drops what it has in hand."""
 
 
-@dataclass(slots=True)
-class Change:
-    """One change to apply, see the function for the ops; `progress` is the function's."""
+class Change(NamedTuple):
+    """One change to apply.
+
+    `push`, `push_active`, `remove`: an entry into or out of the timelines of the author's followers
+    (of those with a lease, and the others' are dropped). `timeline`, `untimeline`, `recent`,
+    `unrecent`: an entry into or out of the author's own window. `follow`, `unfollow`: a follower of
+    the author, in digits.
+    """
 
     op: str
     author: UserId
     argument: bytes
-    progress: bytes = b""
 
 
 class FollowerStore:
     """Applies changes. Raises FencedOut, and redis' ConnectionError where Valkey is away; whatever
     was applied by then may be applied again."""
 
-    def __init__(self, valkey: Valkey, settings: Settings) -> None:
+    def __init__(self, valkey: Valkey, settings: Settings, *, calls_max: int = CALLS_MAX) -> None:
         self._valkey = valkey
         self._length = settings.timeline_length
         self._budget = settings.fanout_chunk_deliveries
+        self._gathering = asyncio.Lock()
+        self._under_way = asyncio.Semaphore(calls_max)
 
     async def apply(
         self,
         *,
         shard: int,
-        partition: int,
-        fence: int,
+        fences: Mapping[int, int],
         changes: Sequence[Change],
         load: LoadFollowers,
     ) -> int:
-        """Applies changes of one partition to one shard, those of one author in order; returns how
-        many entries were inserted or removed."""
-        tag, fence_key = f"{{s{shard}}}", f"fence:{{s{shard}}}:{partition}"
-        # Authors take turns: one that is not done goes behind those that wait.
-        queues: dict[UserId, deque[Change]] = {}
-        for change in changes:
-            queues.setdefault(change.author, deque()).append(change)
+        """Applies changes to one shard, those of one author in order; returns how many entries were
+        inserted or removed. `fences` has the fence of each partition that they come from."""
+        tag = f"{{s{shard}}}"
+        here = _Shard(
+            tag,
+            {f"fence:{tag}:{partition}": fence for partition, fence in fences.items()},
+            [f"timeline:{tag}:".encode(), f"recent:{tag}:".encode()],
+        )
+        lists = FollowerLists(self._call, tag, here.fences, load)
         applied = 0
-        loads: dict[UserId, int] = {}
-        while queues:
-            sent = _first_in_line(queues)
-            turn = self._turn(len({change.author for change in sent}))
-            arguments: list[Any] = [fence, tag, self._length, self._budget, turn]
-            for change in sent:
-                arguments += (change.op, change.author, change.argument, change.progress)
-            inserted, replies = await self._call("chirp_fanout", [fence_key], arguments)
-            applied += inserted
-            missing: dict[UserId, None] = {}
-            for change, progress in zip(sent, replies, strict=True):
-                queue = queues[change.author]
-                if progress == b"done":
-                    queue.popleft()
-                    if not queue:
-                        del queues[change.author]
-                elif progress == b"missing":
-                    missing[change.author] = None
-                    change.progress = b""
-                elif progress != change.progress:
-                    change.progress = progress
-                    queues[change.author] = queues.pop(change.author)
-            for author in missing:
-                loads[author] = loads.get(author, 0) + 1
-                if loads[author] > LOADS_MAX:
-                    raise ConnectionError("follower lists are evicted as fast as they are loaded")
-                await self._load(fence_key, tag, fence, author, await load(author))
+        for entries, follows in _rounds(changes):
+            authors = list(dict.fromkeys(c.author for c in entries if c.op in TO_FOLLOWERS))
+            followers = await lists.fetch(authors, GATHERED_MAX)
+            sizes = {author: len(ids) for author, ids in followers.items()}
+            if len(followers) < len(authors):
+                followers, sizes = None, await lists.sizes(authors)
+            totals = _totals(entries, sizes)
+            for part in _parts(entries, sizes, totals):
+                known = followers
+                if known is None:
+                    needed = dict.fromkeys(c.author for c in part if c.op in TO_FOLLOWERS)
+                    known = await lists.fetch(list(needed))
+                applied += await self._deliver(here, _by_op(part, known, totals))
+            for start in range(0, len(follows), FOLLOWS_MAX):
+                await lists.change(follows[start : start + FOLLOWS_MAX])
         return applied
 
-    def _turn(self, authors: int) -> int:
-        return max(1, self._budget // min(authors, TURNS))
+    async def _deliver(self, shard: "_Shard", by_op: Mapping[str, Parts]) -> int:
+        calls: list[asyncio.Task[int]] = []
+        failed = asyncio.Event()
 
-    async def _load(
-        self, fence_key: str, tag: str, fence: int, author: UserId, followers: Sequence[int]
-    ) -> None:
-        generation = secrets.token_hex(4)
-        key = f"followers:{tag}:{author}"
-        starts = range(0, max(1, len(followers)), LOAD_PART)
-        for start in starts:
-            first, last = start == 0, start == starts[-1]
-            part = followers[start : start + LOAD_PART]
-            arguments = [fence, int(last), int(first), generation, *part]
-            await self._call("chirp_load_followers", [fence_key, key], arguments)
+        def ended(call: asyncio.Task[int]) -> None:
+            self._under_way.release()
+            if call.cancelled() or call.exception() is not None:
+                failed.set()
 
-    async def _call(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
         try:
-            return await call_function(self._valkey, name, keys, arguments)
+            # One shard at a time: while this is computed Valkey works on what others have sent.
+            async with self._gathering:
+                for op, parts in by_op.items():
+                    gathered = Gathered(parts, timeline=shard.prefixes[0], recent=shard.prefixes[1])
+                    for begin in range(0, len(gathered), self._budget):
+                        end = min(begin + self._budget, len(gathered))
+                        await self._under_way.acquire()
+                        call = self._deliver_some(shard, op, gathered, begin, end)
+                        calls.append(asyncio.create_task(call))
+                        calls[-1].add_done_callback(ended)
+                        if failed.is_set():
+                            break
+            return sum(await asyncio.gather(*calls))
+        finally:
+            # None may run beside the repetition of a batch that failed.
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _deliver_some(
+        self, shard: "_Shard", op: str, gathered: Gathered, begin: int, end: int
+    ) -> int:
+        applied = 0
+        while begin < end:
+            changed, done = await self._call(
+                "chirp_deliver",
+                list(shard.fences),
+                [
+                    *shard.fences.values(), op, self._length, self._budget,
+                    *gathered.arguments(begin, end),
+                ],
+            )  # fmt: skip
+            applied += changed
+            begin += done
+        return applied
+
+    async def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        try:
+            return await call_function(self._valkey, name, list(keys), list(arguments))
         except redis.exceptions.ResponseError as error:
             if "FENCED" in str(error):
                 raise FencedOut("a newer owner of this partition was here") from error
             raise
 
 
-def _first_in_line(queues: dict[UserId, deque[Change]]) -> list[Change]:
-    """Returns what to send next. Behind a change that is not done its author's others wait, so they
-    take no place in the call."""
-    sent: list[Change] = []
-    for queue in queues.values():
-        sent += islice(queue, 1 if queue[0].progress else CHANGES_MAX - len(sent))
-        if len(sent) == CHANGES_MAX:
-            break
-    return sent
+class _Shard(NamedTuple):
+    tag: str
+    fences: Mapping[str, int]
+    prefixes: Sequence[bytes]
+
+
+Follows = list[tuple[str, UserId, bytes]]
+
+
+def _rounds(changes: Sequence[Change]) -> list[tuple[Sequence[Change], Follows]]:
+    """Parts changes so that those of one author that do not commute are in different rounds."""
+    if {change.op for change in changes} <= PUT_IN:
+        return [(changes, [])]
+    rounds: list[tuple[list[Change], Follows]] = []
+    reached: dict[UserId, tuple[int, int]] = {}
+    for change in changes:
+        kind = 2 if change.op in FOLLOWS else int(change.op not in PUT_IN)
+        number, last = reached.get(change.author, (0, kind))
+        number += kind != last
+        reached[change.author] = number, kind
+        while len(rounds) <= number:
+            rounds.append(([], []))
+        entries, follows = rounds[number]
+        if kind == 2:
+            follows.append((change.op, change.author, change.argument))
+        else:
+            entries.append(change)
+    return [(entries, follows) for entries, follows in rounds]
+
+
+def _totals(entries: Sequence[Change], sizes: Mapping[UserId, int]) -> dict[UserId, int]:
+    """Returns how many deliveries each author has."""
+    totals: dict[UserId, int] = {}
+    for op, author, _ in entries:
+        totals[author] = totals.get(author, 0) + (sizes[author] if op in TO_FOLLOWERS else 1)
+    return totals
+
+
+def _parts(
+    entries: Sequence[Change], sizes: Mapping[UserId, int], totals: Mapping[UserId, int]
+) -> Iterator[Sequence[Change]]:
+    """Yields changes in parts that fit into memory; authors with few deliveries come first."""
+    if sum(totals.values()) <= GATHERED_MAX:
+        yield entries
+        return
+    part: list[Change] = []
+    held = 0
+    for change in sorted(entries, key=lambda change: totals[change.author]):
+        size = sizes[change.author] if change.op in TO_FOLLOWERS else 1
+        if part and held + size > GATHERED_MAX:
+            yield part
+            part, held = [], 0
+        part.append(change)
+        held += size
+    yield part
+
+
+def _by_op(
+    changes: Sequence[Change], followers: Mapping[UserId, Ids], totals: Mapping[UserId, int]
+) -> dict[str, Parts]:
+    own = np.array(
+        [-c.author if c.op in RECENT else c.author for c in changes if c.op in TO_ONE], np.int64
+    )
+    by_op: dict[str, Parts] = defaultdict(Parts)
+    next_own = 0
+    for op, author, entry in changes:
+        if op in TO_FOLLOWERS:
+            by_op[op].add(entry, followers[author], totals[author])
+        else:
+            by_op[TO_ONE[op]].add(entry, own[next_own : next_own + 1], totals[author])
+            next_own += 1
+    return by_op

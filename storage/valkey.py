@@ -3,7 +3,9 @@
 import logging
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
+from typing import Any
 
+import hiredis
 import redis.asyncio
 import redis.exceptions
 from redis.asyncio.retry import Retry
@@ -15,6 +17,24 @@ Valkey = redis.asyncio.Redis
 CONNECTIONS_MAX = 64  # of one process; more wait
 
 log = logging.getLogger(__name__)
+
+
+class _Packing:
+    """Packs commands in C: 0.08 us an argument. redis-py's own packing takes ten times as long,
+    which would be more than half of what fan-out's worker does: its calls have hundreds."""
+
+    def pack_command(self, *arguments: Any) -> list[bytes]:
+        """Returns a command as it is sent. A name of two words is two arguments."""
+        name, *rest = arguments
+        return [hiredis.pack_command((*name.split(), *rest))]
+
+
+class _Connection(_Packing, redis.asyncio.Connection):
+    pass
+
+
+class _TlsConnection(_Packing, redis.asyncio.SSLConnection):
+    pass
 
 
 @asynccontextmanager
@@ -32,6 +52,7 @@ async def connect(url: str, settings: Settings) -> AsyncGenerator[Valkey]:
         # A caller knows what to do without the cache; three tries would only keep it waiting.
         retry=Retry(NoBackoff(), 0),
     )
+    pool.connection_class = _TlsConnection if url.startswith("rediss:") else _Connection
     valkey = redis.asyncio.Redis(connection_pool=pool)
     try:
         yield valkey

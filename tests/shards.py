@@ -3,14 +3,15 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from domain.ids import TweetId, UserId
 from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
-from storage import timelines, valkey
+from storage import follower_lists, timelines, valkey
 from storage.followers import Change, FollowerStore
 from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
@@ -49,7 +50,7 @@ class Shard:
             self.loaded.append(author)
             return list(self.graph.get(author, []))
 
-        return await self.store.apply(shard=0, partition=0, fence=fence, changes=changes, load=load)
+        return await self.store.apply(shard=0, fences={0: fence}, changes=changes, load=load)
 
     async def materialise(self, *viewers: UserId, window: Window | None = None) -> None:
         for viewer in viewers:
@@ -62,10 +63,13 @@ class Shard:
         window = await self.timelines.fetch(WindowKind.TIMELINE, viewer)
         return None if window is None else [tweet for tweet, *_ in window.entries]
 
-    async def list_of(self, author: UserId) -> list[int]:
-        key = f"followers:{{s0}}:{author}"
-        members: list[bytes] = await self.cache.lrange(key, 0, -1)  # pyright: ignore
-        return [int(member) for member in members[1:]]
+    async def list_of(self, author: UserId) -> list[int] | None:
+        content = await self.cache.get(f"followers:{{s0}}:{author}")
+        if content is None:
+            return None
+        numbers = np.frombuffer(cast(bytes, content), "<i8")
+        assert numbers[0] == 0
+        return follower_lists.resolve(numbers[1:]).tolist()
 
     def after_each_call(
         self, monkeypatch: pytest.MonkeyPatch, look: Callable[[], Awaitable[object]]
@@ -84,15 +88,17 @@ class Shard:
 
 
 @asynccontextmanager
-async def open_shard(backing: Settings, *, budget: int = BUDGET) -> AsyncGenerator[Shard]:
-    """Opens an empty shard."""
+async def open_shard(
+    backing: Settings, *, budget: int = BUDGET, calls_max: int = 1
+) -> AsyncGenerator[Shard]:
+    """Opens an empty shard. With one call at a time it can be looked at between calls."""
     small = backing.model_copy(update={"timeline_shards": 1, "fanout_chunk_deliveries": budget})
     async with valkey.connect(small.valkey_url, small) as cache:
         await cache.flushall()
         await timelines.load_functions(cache)
         yield Shard(
             cache,
-            FollowerStore(cache, small),
+            FollowerStore(cache, small, calls_max=calls_max),
             TimelineStore(cache, small),
             {
                 SMALL: [FOLLOWER],

@@ -6,7 +6,6 @@ committed. Applying a batch twice changes nothing; lists hold candidates, reader
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -55,13 +54,13 @@ class FanoutWorker:
     async def handle(self, records: Sequence[Record]) -> None:
         """Applies events. Raises FencedOut where a newer owner of a partition was here, and what
         Valkey and graph_server raise when they are away."""
-        changes: dict[tuple[int, int, int], list[Change]] = defaultdict(list)
+        batch = _Batch(self._shards)
         aside = _Aside()
         for record in records:
             event = events_pb2.Event.FromString(record.payload)
-            for shard, change in self._changes(event):
-                changes[record.partition, record.fence, shard].append(change)
-            aside.note(event)
+            kind = event.WhichOneof("kind")
+            self._add(batch, record, event, kind)
+            aside.note(event, kind)
         await self._set_aside(aside)
         load = _OnceEach(self._load)
         # All are awaited, also when one fails: nothing of this batch may run beside its repetition.
@@ -69,12 +68,12 @@ class FanoutWorker:
             *(
                 self._followers.apply(
                     shard=shard,
-                    partition=partition,
-                    fence=fence,
-                    changes=shard_changes,
+                    fences=batch.fences,
+                    changes=changes,
                     load=lambda author, shard=shard: self._of_shard(load, author, shard),
                 )
-                for (partition, fence, shard), shard_changes in changes.items()
+                for shard, changes in enumerate(batch.shards)
+                if changes
             ),
             return_exceptions=True,
         )
@@ -94,41 +93,54 @@ class FanoutWorker:
         for viewer in aside.marked:
             await self._timelines.drop_marks(viewer)
 
-    def _changes(self, event: events_pb2.Event) -> list[tuple[int, Change]]:
-        """Returns what an event changes, with the shard of each change."""
-        match event.WhichOneof("kind"):
+    def _add(
+        self, batch: "_Batch", record: Record, event: events_pb2.Event, kind: str | None
+    ) -> None:
+        match kind:
             case "tweet_created":
                 created = event.tweet_created
-                return self._entry_changes(created.entry, created.delivery, added=True)
+                self._add_entry(batch, record, created.entry, created.delivery, added=True)
             case "tweet_deleted":
                 deleted = event.tweet_deleted
-                return self._entry_changes(deleted.entry, deleted.delivery, added=False)
+                self._add_entry(batch, record, deleted.entry, deleted.delivery, added=False)
             case "user_followed":
                 followed = event.user_followed
-                return [self._follow_change("follow", followed.follower_id, followed.followee_id)]
+                self._add_follow(
+                    batch, record, "follow", followed.follower_id, followed.followee_id
+                )
             case "user_unfollowed":
                 gone = event.user_unfollowed
-                return [self._follow_change("unfollow", gone.follower_id, gone.followee_id)]
+                self._add_follow(batch, record, "unfollow", gone.follower_id, gone.followee_id)
             case _:
-                return []
+                pass
 
-    def _entry_changes(
-        self, entry: events_pb2.TimelineEntry, delivery: int, *, added: bool
-    ) -> list[tuple[int, Change]]:
+    def _add_entry(
+        self,
+        batch: "_Batch",
+        record: Record,
+        entry: events_pb2.TimelineEntry,
+        delivery: int,
+        *,
+        added: bool,
+    ) -> None:
         author, argument = UserId(entry.author_id), encode(_entry(entry))
-        home = shard_of(author, self._shards)
-        changes = [(home, Change("timeline" if added else "untimeline", author, argument))]
+        home = batch.of_shard(record, shard_of(author, self._shards))
+        home.append(Change("timeline" if added else "untimeline", author, argument))
         if delivery == events_pb2.DELIVERY_PULL:
-            changes.append((home, Change("recent" if added else "unrecent", author, argument)))
-        else:
-            active = delivery == events_pb2.DELIVERY_PUSH_ACTIVE
-            op = ("push_active" if active else "push") if added else "remove"
-            changes += [(shard, Change(op, author, argument)) for shard in range(self._shards)]
-        return changes
+            home.append(Change("recent" if added else "unrecent", author, argument))
+            return
+        active = delivery == events_pb2.DELIVERY_PUSH_ACTIVE
+        op = ("push_active" if active else "push") if added else "remove"
+        change = Change(op, author, argument)
+        for changes in batch.shards:
+            changes.append(change)
 
-    def _follow_change(self, op: str, follower: int, followee: int) -> tuple[int, Change]:
+    def _add_follow(
+        self, batch: "_Batch", record: Record, op: str, follower: int, followee: int
+    ) -> None:
         shard = shard_of(UserId(follower), self._shards)
-        return shard, Change(op, UserId(followee), str(follower).encode())
+        change = Change(op, UserId(followee), str(follower).encode())
+        batch.of_shard(record, shard).append(change)
 
     async def _of_shard(self, load: "_OnceEach", author: UserId, shard: int) -> list[int]:
         followers = await load(author)
@@ -150,6 +162,22 @@ class FanoutWorker:
             after = answer.ids[-1]
 
 
+class _Batch:
+    """The changes of a batch in each shard, from all partitions together: what they deliver to one
+    timeline goes there at once. And the fences that they came under."""
+
+    def __init__(self, shards: int) -> None:
+        self.fences: dict[int, int] = {}
+        self.shards: list[list[Change]] = [[] for _ in range(shards)]
+
+    def of_shard(self, record: Record, shard: int) -> list[Change]:
+        """Returns the list to which changes that come from a record are to be added."""
+        # Of two fences the lower: what came under it may be another's by now.
+        known = self.fences.get(record.partition, record.fence)
+        self.fences[record.partition] = min(record.fence, known)
+        return self.shards[shard]
+
+
 class _Aside:
     """What a batch changes beside the windows."""
 
@@ -159,9 +187,9 @@ class _Aside:
         self.dropped: set[UserId] = set()
         self.marked: set[UserId] = set()
 
-    def note(self, event: events_pb2.Event) -> None:
+    def note(self, event: events_pb2.Event, kind: str | None) -> None:
         """Takes down what an event changes."""
-        match event.WhichOneof("kind"):
+        match kind:
             case "tweet_created":
                 created = event.tweet_created
                 self.first_pulled |= created.first_pulled
@@ -254,7 +282,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
     """Opens the worker's process."""
     async with (
         open_worker(settings) as worker,
-        runner.open_runner(settings, GROUP, worker) as group,
+        runner.open_runner(settings, GROUP, worker, batch=settings.fanout_batch) as group,
     ):
         yield Process(loops=[group.run], collectors=[group.collect])
 

@@ -1,165 +1,191 @@
 -- Fan-out into the windows of followers: the second part of the library of timelines.lua, which says
--- what the keys hold and brings `push` and `remove`.
+-- what the keys hold and brings `push` and `remove`. Who gets what is decided by storage/followers.py,
+-- which gathers all that a batch has for one window: a window costs Valkey the same few misses of the
+-- processor's caches whether one entry comes or several.
 
+local FENCED = 'FENCED a newer owner of a partition was here'
+-- What one more entry for a window costs, in units of `push`, where it goes to the head with others.
+local ONE_MORE = 0.25
+-- Entries put by one command: Lua's stack has room for some thousands.
+local TOGETHER = 100
 -- How far from its end a follower list is searched before a follower is appended: a repeated event
--- is a recent one, and a follower who stands twice is served twice, which changes nothing.
-local REPLAYED = 2000
--- How many followers of a list Valkey compares in the time of one delivery; it keeps them as numbers.
-local FOLLOWERS_A_UNIT = 150
+-- is a recent one, and a follower who stands twice is served once.
+local REPLAYED_BYTES = 8 * 2000
 
-local function fenced(key, fence)
-  local seen = call('GET', key)
-  if seen and tonumber(seen) > fence then return false end
-  if not seen or tonumber(seen) < fence then
-    call('SET', key, string.format('%.0f', fence))
+-- Whether no newer owner was here, of any of these partitions. The fences are as many as the keys.
+local function fenced(keys, count, fences)
+  local seen = call('MGET', unpack(keys, 1, count))
+  for i = 1, count do
+    if seen[i] and tonumber(seen[i]) > tonumber(fences[i]) then return false end
+  end
+  for i = 1, count do
+    if seen[i] ~= fences[i] then call('SET', keys[i], fences[i]) end
   end
   return true
 end
 
--- fanout: applies a batch of changes of one log partition to one shard.
--- KEYS 1 fence:{sN}:<partition>
--- ARGV 1 fence, 2 '{sN}', 3 window length, 4 what this call may cost, in deliveries to the head of
---      a window; 5 the part of it for one tweet before it is the next one's turn; then for each
---      change: op, author, argument, progress
---   op 'push':     argument = entry, to every follower's timeline that exists
---   op 'push_active': argument = entry, to every follower's timeline that exists and whose reader
---                  has a lease; one without is dropped, because it would miss the entry
---   op 'remove':   argument = entry, from every follower's timeline that exists
---   op 'follow':   argument = follower: into the follower list where it exists, timeline dropped
---   op 'unfollow': argument = follower, likewise
---   op 'timeline', 'untimeline', 'recent', 'unrecent': argument = entry, into or out of the one
---                  window of the author
--- progress is '' or what an earlier call returned for this change.
--- Returns {inserted, progress of each change}; progress is 'done', 'missing' (no follower list:
--- load it and call again), '' (not begun), or '<offset> <generation>' (call again with it).
--- Changes of one author are applied in the order given: behind one that is not done, its later
--- ones wait. What a call does at least, also where it costs more than it may: one delivery, or one
--- change of another kind. Raises FENCED where a newer owner of the partition was here.
-local function fanout(keys, argv)
-  local fence = tonumber(argv[1])
-  if not fenced(keys[1], fence) then
-    return server.error_reply('FENCED a newer owner of this partition was here')
+-- Whether a follower list, or its end, has a number.
+local function stands(numbers, number)
+  local from = 1
+  while true do
+    local found = string.find(numbers, number, from, true)
+    if not found or found % 8 == 1 then return found end
+    from = found + 1
   end
-  local tag, length = argv[2], tonumber(argv[3])
-  local whole, chunk = tonumber(argv[4]), tonumber(argv[5])
-  local budget = whole
-  local timeline, followers_of = 'timeline:' .. tag .. ':', 'followers:' .. tag .. ':'
-  local lease = 'lease:' .. tag .. ':'
-  local inserted, waiting, replies = 0, {}, {}
+end
 
-  local function push_active(viewer, entry, hi, lo)
-    local window = timeline .. viewer
-    if call('EXISTS', window) == 0 then return 0, 1 end
-    if call('EXISTS', lease .. viewer) == 1 then return push(window, entry, hi, lo, length) end
-    call('DEL', window)
-    return 0, 2
-  end
+local function nth(entries, number)
+  return string.sub(entries, 32 * number - 31, 32 * number)
+end
 
-  local function deliver(op, author, entry, progress)
-    local key = followers_of .. author
-    local offset, generation = 1, nil
-    if progress ~= '' then
-      local cut = string.find(progress, ' ', 1, true)
-      offset = tonumber(string.sub(progress, 1, cut - 1))
-      generation = string.sub(progress, cut + 1)
-      if call('LINDEX', key, 0) ~= generation then offset, generation = 1, nil end
-    end
-    local turn = math.min(chunk, budget)
-    local members = call('LRANGE', key, generation and offset or 0, offset + turn - 1)
-    local first = 1
-    if not generation then
-      if #members == 0 then return 'missing' end
-      generation = members[1]
-      first = 2
-    end
-    local hi, lo = unpack_id('>I4I4', entry)
-    local left, i = turn, first
-    while left > 0 and i <= #members do
-      local count, cost
-      if op == 'push' then
-        count, cost = push(timeline .. members[i], entry, hi, lo, length)
-      elseif op == 'push_active' then
-        count, cost = push_active(members[i], entry, hi, lo)
-      else
-        count, cost = remove(timeline .. members[i], entry)
-      end
-      inserted, left, i = inserted + count, left - cost, i + 1
-    end
-    budget = budget - (turn - left)
-    if i > #members and #members - first + 1 < turn then return 'done' end
-    return string.format('%.0f %s', offset + i - first, generation)
-  end
+-- These three take entries in or out of one window, the oldest first, as many as the budget lets
+-- them, and at least one. They return how many it had not or had, how many are done with, and the
+-- cost.
 
-  -- Comparing a whole follower list cannot be parted: it waits for a call that it has for itself.
-  local function change_follow(op, author, argument)
-    local key = followers_of .. author
-    local compared = call('LLEN', key)
-    if op == 'follow' then compared = math.min(compared, REPLAYED) end
-    local cost = 1 + math.ceil(compared / FOLLOWERS_A_UNIT)
-    if cost > budget and budget < whole then return '' end
-    budget = budget - cost
-    if op == 'unfollow' then
-      call('LREM', key, 0, argument)
-    elseif compared > 0 and not call('LPOS', key, argument, 'RANK', -1, 'MAXLEN', REPLAYED) then
-      call('RPUSH', key, argument)
+local function push_all(key, entries, length, budget)
+  local count, head = #entries / 32, call('LINDEX', key, 0)
+  if not head then return 0, count, 1 end
+  local hhi, hlo = unpack_id('>I4I4', head)
+  local hi, lo = unpack_id('>I4I4', entries)
+  if hhi < hi or (hhi == hi and hlo < lo) then
+    if count == 1 then
+      trim(key, call('LPUSH', key, entries), length)
+      return 1, 1, 1
     end
-    call('DEL', timeline .. argument, 'viewer:' .. tag .. ':' .. argument)
-    return 'done'
+    for first = 1, count, TOGETHER do
+      local parts = {}
+      for i = first, math.min(count, first + TOGETHER - 1) do parts[#parts + 1] = nth(entries, i) end
+      trim(key, call('LPUSH', key, unpack(parts)), length)
+    end
+    return count, count, 1 + ONE_MORE * (count - 1)
   end
+  local inserted, done, spent = 0, 0, 0
+  repeat
+    local entry = nth(entries, done + 1)
+    hi, lo = unpack_id('>I4I4', entry)
+    local was_new, cost = push(key, entry, hi, lo, length)
+    inserted, done, spent = inserted + was_new, done + 1, spent + cost
+  until done == count or spent >= budget
+  return inserted, done, spent
+end
 
-  local function change_own(op, author, entry)
-    local hi, lo = unpack_id('>I4I4', entry)
-    local window = (op == 'timeline' or op == 'untimeline') and timeline or 'recent:' .. tag .. ':'
-    local count, cost
-    if op == 'timeline' or op == 'recent' then
-      count, cost = push(window .. author, entry, hi, lo, length)
-    else
-      count, cost = remove(window .. author, entry)
-    end
-    inserted, budget = inserted + count, budget - cost
-    return 'done'
+-- A reader without a lease would miss the entries: the timeline is dropped.
+local function push_active(key, entries, length, budget)
+  if call('EXISTS', 'lease' .. string.sub(key, 9)) == 0 then
+    call('DEL', key)
+    return 0, #entries / 32, 2
   end
+  return push_all(key, entries, length, budget)
+end
 
-  for i = 6, #argv, 4 do
-    local op, author, argument, progress = argv[i], argv[i + 1], argv[i + 2], argv[i + 3]
-    local reply = progress
-    if not waiting[author] and budget > 0 then
-      if op == 'push' or op == 'push_active' or op == 'remove' then
-        reply = deliver(op, author, argument, progress)
-      elseif op == 'follow' or op == 'unfollow' then
-        reply = change_follow(op, author, argument)
-      else
-        reply = change_own(op, author, argument)
-      end
-    end
-    if reply ~= 'done' then waiting[author] = true end
-    replies[#replies + 1] = reply
+local function remove_all(key, entries, _, budget)
+  local count, removed, done, spent = #entries / 32, 0, 0, 0
+  repeat
+    local was_there, cost = remove(key, nth(entries, done + 1))
+    removed, done, spent = removed + was_there, done + 1, spent + cost
+  until done == count or spent >= budget
+  return removed, done, spent
+end
+
+-- deliver: puts entries into windows of one shard, or takes them out.
+-- KEYS fence:{sN}:<partition>, of each log partition that they come from
+-- ARGV a fence for each of them, then what is counted from here on:
+--      1 'push':        into each of these windows that exists
+--        'push_active': into each of these timelines that exists and whose reader has a lease
+--        'remove':      out of each of these windows that exists
+--      2 window length, 3 what this call may cost, in deliveries to the head of a window; then for
+--      each window: its key, and its entries in one string, the oldest first
+-- Returns {inserted or removed, done}: so many of the entries, in the order given, are done with; the
+-- others wait for another call. At least one is done. Raises FENCED where a newer owner of one of the
+-- partitions was here.
+local function deliver(keys, argv)
+  local base = #keys
+  if not fenced(keys, base, argv) then return server.error_reply(FENCED) end
+  local op, length, budget = argv[base + 1], tonumber(argv[base + 2]), tonumber(argv[base + 3])
+  local apply = op == 'push' and push_all or op == 'push_active' and push_active or remove_all
+  local changed, done = 0, 0
+  for i = base + 4, #argv, 2 do
+    local entries = argv[i + 1]
+    local count, taken, cost = apply(argv[i], entries, length, budget)
+    changed, done, budget = changed + count, done + taken, budget - cost
+    if budget <= 0 or taken < #entries / 32 then break end
   end
-  return {inserted, replies}
+  return {changed, done}
+end
+
+-- change_followers: appends to the follower lists that exist, and drops the timelines of those who
+-- came or went.
+-- KEYS as of `deliver`
+-- ARGV fences, then counted from here on: 1 '{sN}'; then for each change: author, follower, follower
+-- in 8 bytes, the same negative, '1' where the follower came and '0' where it went
+local function change_followers(keys, argv)
+  local base = #keys
+  if not fenced(keys, base, argv) then return server.error_reply(FENCED) end
+  local tag = argv[base + 1]
+  for i = base + 2, #argv, 5 do
+    local key, follower = 'followers:' .. tag .. ':' .. argv[i], argv[i + 1]
+    local came, went = argv[i + 2], argv[i + 3]
+    if argv[i + 4] == '0' then came, went = went, came end
+    local tail = call('GETRANGE', key, -REPLAYED_BYTES, -1)
+    if tail ~= '' and not (stands(tail, came) and not stands(tail, went)) then
+      call('APPEND', key, came)
+    end
+    call('DEL', 'timeline:' .. tag .. ':' .. follower, 'viewer:' .. tag .. ':' .. follower)
+  end
+  return 1
+end
+
+-- follower_sizes: returns how many bytes the follower lists of some authors have, 0 where one is not
+-- there.   KEYS followers:{sN}:<author>, each
+local function follower_sizes(keys)
+  local sizes = {}
+  for i = 1, #keys do sizes[i] = call('STRLEN', keys[i]) end
+  return sizes
+end
+
+-- follower_parts: returns follower lists, one after the other, until they have so many bytes.
+-- KEYS followers:{sN}:<author>, each   ARGV 1 bytes, 2 where in the first list to begin
+-- Returns {lists, '1' where the last one lacks its end}: fewer than were asked for where there is no
+-- more room; '' where a list is not there.
+local function follower_parts(keys, argv)
+  local left, begin, parts, cut = tonumber(argv[1]), tonumber(argv[2]), {}, '0'
+  for i = 1, #keys do
+    parts[i] = call('GETRANGE', keys[i], begin, begin + left - 1)
+    left = left - #parts[i]
+    if left <= 0 then
+      if call('STRLEN', keys[i]) > begin + #parts[i] then cut = '1' end
+      break
+    end
+    begin = 0
+  end
+  return {parts, cut}
 end
 
 -- load_followers: appends to a follower list that is being made beside the one in use.
--- KEYS 1 fence, 2 followers:{sN}:<author>   ARGV 1 fence, 2 '1' where this is the last part,
--- 3 '1' where it is the first, 4 generation, then followers
+-- KEYS the fences', then followers:{sN}:<author>   ARGV the fences, then: 1 '1' where this is the
+-- last part, 2 '1' where it is the first, 3 the part   Returns 0 where earlier parts are lost.
 local function load_followers(keys, argv)
-  if not fenced(keys[1], tonumber(argv[1])) then
-    return server.error_reply('FENCED a newer owner of this partition was here')
+  local base = #keys - 1
+  if not fenced(keys, base, argv) then return server.error_reply(FENCED) end
+  local list = keys[#keys]
+  local making = list .. ':making'
+  if argv[base + 2] == '1' then
+    call('SET', making, argv[base + 3])
+  elseif call('EXISTS', making) == 1 then
+    call('APPEND', making, argv[base + 3])
+  else
+    return 0
   end
-  local making = keys[2] .. ':making'
-  if argv[3] == '1' then
-    call('DEL', making)
-    call('RPUSH', making, '*' .. argv[4])
-  end
-  for i = 5, #argv, 1000 do
-    call('RPUSH', making, unpack(argv, i, math.min(i + 999, #argv)))
-  end
-  if argv[2] == '1' then
-    call('RENAME', making, keys[2])
+  if argv[base + 1] == '1' then
+    call('RENAME', making, list)
   else
     call('EXPIRE', making, 60)
   end
   return 1
 end
 
-server.register_function('chirp_fanout', ready(fanout))
+server.register_function('chirp_deliver', ready(deliver))
+server.register_function('chirp_change_followers', ready(change_followers))
+server.register_function('chirp_follower_sizes', ready(follower_sizes))
+server.register_function('chirp_follower_parts', ready(follower_parts))
 server.register_function('chirp_load_followers', ready(load_followers))

@@ -3,9 +3,11 @@
 from collections.abc import AsyncGenerator
 from typing import cast
 
+import numpy as np
 import pytest_asyncio
 
 from mesh.settings import Settings
+from storage import follower_lists
 from tests.integration.accounts import Account
 from tests.world import World, open_world
 
@@ -30,9 +32,14 @@ async def dump(world: World, pattern: str) -> dict[bytes, list[bytes]]:
     return lists
 
 
-async def followers_of(world: World) -> dict[bytes, set[bytes]]:
-    """The follower lists, without order and generation."""
-    return {key: set(members[1:]) for key, members in (await dump(world, "followers:*")).items()}
+async def followers_of(world: World) -> dict[bytes, set[int]]:
+    """The follower lists, without order."""
+    lists: dict[bytes, set[int]] = {}
+    async for key in world.cache.scan_iter("followers:*"):  # pyright: ignore
+        content = cast(bytes, await world.cache.get(cast(bytes, key)))
+        numbers = np.frombuffer(content, "<i8")[1:]
+        lists[cast(bytes, key)] = set(follower_lists.resolve(numbers).tolist())
+    return lists
 
 
 async def insert_follows(world: World, followees: list[Account], followers: list[Account]) -> None:
@@ -75,12 +82,15 @@ async def test_replay_of_tweets_replies_and_deletions_leaves_every_list_as_it_wa
         assert await world.home(person, limit=4) == expected[person.id]
     before = await dump(world, "*")
     kinds = {key.split(b":")[0] for key in before}
-    assert kinds == {b"timeline", b"recent", b"followers"}
+    assert kinds == {b"timeline", b"recent"}
+    lists = await followers_of(world)
+    assert lists
 
     for _ in range(2):
         await replay(world)
 
         assert await dump(world, "*") == before
+        assert await followers_of(world) == lists
     for person in people:
         assert await world.home(person, limit=4) == expected[person.id]
 

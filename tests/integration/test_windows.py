@@ -316,7 +316,7 @@ async def test_owner_that_was_replaced_changes_nothing(
         async def load(_: UserId) -> list[int]:
             return [VIEWER]
 
-        await followers.apply(shard=shard, partition=3, fence=fence, changes=changes, load=load)
+        await followers.apply(shard=shard, fences={3: fence}, changes=changes, load=load)
 
     await apply(2**41 + 1, [Change("unfollow", OTHER_AUTHOR, b"7")])
 

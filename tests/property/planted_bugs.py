@@ -193,8 +193,8 @@ def follows_leave_the_timeline(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TimelineStore, "drop", keep)
     patch.setattr(Viewers, "on_purge", ignore)
     _lua(
-        "call('DEL', timeline .. argument, 'viewer:' .. tag .. ':' .. argument)",
-        "call('DEL', timeline .. argument)",
+        "call('DEL', 'timeline:' .. tag .. ':' .. follower, 'viewer:' .. tag .. ':' .. follower)",
+        "call('DEL', 'timeline:' .. tag .. ':' .. follower)",
     )(patch)
 
 
@@ -268,25 +268,34 @@ class Bug:
 BUGS: dict[str, Bug] = {
     "a push makes a list that is not there": Bug(
         _lua(
-            "if not head then return 0, 1 end\n  local hhi",
-            "if not head then return call('RPUSH', key, entry), 1 end\n  local hhi",
+            "if not head then return 0, count, 1 end",
+            "if not head then call('RPUSH', key, nth(entries, 1)) end\n"
+            "  head = call('LINDEX', key, 0)",
         )
     ),
     "entries stand in the order of their arrival": Bug(
         _lua(
-            "if hhi < hi or (hhi == hi and hlo < lo) then\n    trim(key,",
-            "if hhi ~= MARK then\n    trim(key,",
+            "if hhi < hi or (hhi == hi and hlo < lo) then\n    if count == 1",
+            "if hhi ~= MARK then\n    if count == 1",
         )
     ),
     "a push is not idempotent": Bug(
         _lua("if ehi == hi and elo == lo then return 0, 1 + probes end", "")
+    ),
+    "only the last of several entries is newer": Bug(
+        _lua(
+            "local hi, lo = unpack_id('>I4I4', entries)\n",
+            "local hi, lo = unpack_id('>I4I4', nth(entries, count))\n",
+        )
     ),
     "a rebuild loses what is pushed meanwhile": Bug(
         _lua("local merged, p, s = {}, 2, 5", "local merged, p, s = {}, #pushed + 1, 5")
     ),
     "what was deleted is shown": Bug(no_tombstone, 800, 40),
     "idle readers keep their lists": Bug(
-        _lua("    call('DEL', window)\n    return 0, 2", "    return 0, 2")
+        _lua(
+            "    call('DEL', key)\n    return 0, #entries / 32, 2", "    return 0, #entries / 32, 2"
+        )
     ),
     "retweets outlive their originals": Bug(retweet_outlives_its_original),
     "a late commit is skipped": Bug(late_commit_skipped),

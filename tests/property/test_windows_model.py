@@ -128,9 +128,7 @@ class Story:
         async def load(_: UserId) -> list[int]:
             return [VIEWER]
 
-        await self.followers.apply(
-            shard=self.shard, partition=0, fence=1, changes=changes, load=load
-        )
+        await self.followers.apply(shard=self.shard, fences={0: 1}, changes=changes, load=load)
 
     async def check_shape(self) -> None:
         found = await elements(self.cache, self.store)
