@@ -2,7 +2,7 @@
 And what a repair does not trust: `drop_authors`.
 
 Of an account that follows or is followed anew, these are wrong afterwards:
-    followers:{sN}:<author>   in every shard: pushes would not reach the new followers
+    follower_ids:{sN}:<author>   in every shard: pushes would not reach the new followers
     timeline:{sN}:<viewer>    it lacks what the newly followed posted
     viewer:{sN}:<viewer>      processes know the viewer's relations as they were
 
@@ -33,7 +33,7 @@ async def drop(valkey: Valkey, settings: Settings, accounts: Sequence[int]) -> N
     raises where Valkey is away; calling again is safe."""
     keys, shards = Keys(settings.timeline_shards), range(settings.timeline_shards)
     for shard in shards:
-        await _unlink(valkey, [f"followers:{{s{shard}}}:{account}" for account in accounts])
+        await _unlink(valkey, [f"follower_ids:{{s{shard}}}:{account}" for account in accounts])
     by_shard: list[list[str]] = [[] for _ in shards]
     for account in map(UserId, accounts):
         # Side by side: between two calls a rebuild could begin by the old relations.
@@ -56,7 +56,7 @@ async def drop_authors(valkey: Valkey, settings: Settings, authors: Sequence[int
             for author in map(UserId, authors)
             if fanout.shard_of(author, settings.timeline_shards) == shard
         ]
-        followers = [f"followers:{{s{shard}}}:{author}" for author in authors]
+        followers = [f"follower_ids:{{s{shard}}}:{author}" for author in authors]
         await _unlink(valkey, [keys.pulled(shard), *recents, *followers])
 
 

@@ -1,7 +1,7 @@
 """Follower lists in one shard of the cache Valkey, each a string of numbers.
 
 Structure (see storage/functions/timelines.lua):
-    followers:{sN}:<author>   8 bytes each, little-endian: 0, so that an empty list stands; then
+    follower_ids:{sN}:<author>   8 bytes each, little-endian: 0, so that an empty list stands; then
                               who came, and, negative, who went. Of one's numbers the last counts.
 
 So a follow and an unfollow append, whatever the list's length, and a reader has an array at once. A
@@ -119,7 +119,7 @@ class FollowerLists:
                 raise ConnectionError("follower lists are evicted while they are made")
 
     def _key(self, author: UserId) -> str:
-        return f"followers:{self._tag}:{author}"
+        return f"follower_ids:{self._tag}:{author}"
 
 
 def resolve(numbers: Ids) -> Ids:

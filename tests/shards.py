@@ -64,7 +64,7 @@ class Shard:
         return None if window is None else [tweet for tweet, *_ in window.entries]
 
     async def list_of(self, author: UserId) -> list[int] | None:
-        content = await self.cache.get(f"followers:{{s0}}:{author}")
+        content = await self.cache.get(f"follower_ids:{{s0}}:{author}")
         if content is None:
             return None
         numbers = np.frombuffer(cast(bytes, content), "<i8")

@@ -123,7 +123,7 @@ local function change_followers(keys, argv)
   if not fenced(keys, base, argv) then return server.error_reply(FENCED) end
   local tag = argv[base + 1]
   for i = base + 2, #argv, 5 do
-    local key, follower = 'followers:' .. tag .. ':' .. argv[i], argv[i + 1]
+    local key, follower = 'follower_ids:' .. tag .. ':' .. argv[i], argv[i + 1]
     local came, went = argv[i + 2], argv[i + 3]
     if argv[i + 4] == '0' then came, went = went, came end
     local tail = call('GETRANGE', key, -REPLAYED_BYTES, -1)
@@ -136,7 +136,7 @@ local function change_followers(keys, argv)
 end
 
 -- follower_sizes: returns how many bytes the follower lists of some authors have, 0 where one is not
--- there.   KEYS followers:{sN}:<author>, each
+-- there.   KEYS follower_ids:{sN}:<author>, each
 local function follower_sizes(keys)
   local sizes = {}
   for i = 1, #keys do sizes[i] = call('STRLEN', keys[i]) end
@@ -144,7 +144,7 @@ local function follower_sizes(keys)
 end
 
 -- follower_parts: returns follower lists, one after the other, until they have so many bytes.
--- KEYS followers:{sN}:<author>, each   ARGV 1 bytes, 2 where in the first list to begin
+-- KEYS follower_ids:{sN}:<author>, each   ARGV 1 bytes, 2 where in the first list to begin
 -- Returns {lists, '1' where the last one lacks its end}: fewer than were asked for where there is no
 -- more room; '' where a list is not there.
 local function follower_parts(keys, argv)
@@ -162,7 +162,7 @@ local function follower_parts(keys, argv)
 end
 
 -- load_followers: appends to a follower list that is being made beside the one in use.
--- KEYS the fences', then followers:{sN}:<author>   ARGV the fences, then: 1 '1' where this is the
+-- KEYS the fences', then follower_ids:{sN}:<author>   ARGV the fences, then: 1 '1' where this is the
 -- last part, 2 '1' where it is the first, 3 the part   Returns 0 where earlier parts are lost.
 local function load_followers(keys, argv)
   local base = #keys - 1

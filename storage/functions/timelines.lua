@@ -5,7 +5,7 @@
 -- Keys, all of one shard {sN}:
 --   timeline:{sN}:<viewer>    window: the viewer's home timeline, candidates before the rules
 --   recent:{sN}:<author>      window: the author's pulled tweets
---   followers:{sN}:<author>   string of numbers of 8 bytes, little-endian: 0, then the followers of
+--   follower_ids:{sN}:<author> string of numbers of 8 bytes, little-endian: 0, then the followers of
 --                             this shard; one who went comes again, negative: the last counts
 --   lease:{sN}:<viewer>       string: the viewer read within the last hour
 --   viewer:{sN}:<viewer>      string: a token; what was read after it was set holds while it stands

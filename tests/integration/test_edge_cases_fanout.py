@@ -117,7 +117,7 @@ async def test_edge_case_17_list_that_is_another_one_in_the_middle_serves_everyo
             replaced = True
             members = [0, *reversed(CROWD)]
             packed = b"".join(member.to_bytes(8, "little") for member in members)
-            await shard.cache.set(f"followers:{{s0}}:{HUGE}", packed)
+            await shard.cache.set(f"follower_ids:{{s0}}:{HUGE}", packed)
 
     shard.after_each_call(monkeypatch, replace_it)
     await shard.apply(push(10, HUGE))
@@ -201,7 +201,7 @@ async def test_edge_case_18_leaving_a_huge_author_costs_what_leaving_a_small_one
     shard.graph[HUGE] = many
     await shard.apply(push(10, HUGE))
     appended = counted(shard, monkeypatch, "append")
-    key = f"followers:{{s0}}:{HUGE}"
+    key = f"follower_ids:{{s0}}:{HUGE}"
 
     await shard.apply(*[Change("unfollow", HUGE, str(viewer).encode()) for viewer in many[:100]])
 

@@ -207,7 +207,7 @@ async def test_follow_twice_lists_a_follower_once(shard: Shard):
 async def test_follow_of_an_author_without_a_list_makes_none(shard: Shard):
     await shard.apply(Change("follow", SMALL, b"60"), Change("unfollow", OTHER_SMALL, b"60"))
 
-    assert await shard.cache.keys("followers:*") == []
+    assert await shard.cache.keys("follower_ids:*") == []
     assert await shard.apply(push(1, SMALL)) == 0
     assert await shard.list_of(SMALL) == [FOLLOWER]
 
@@ -235,7 +235,7 @@ async def test_list_that_is_lost_in_the_middle_is_loaded_again(
     async def lose_it_once() -> None:
         nonlocal lost
         if lost == 0 and await shard.timeline(CROWD[0]) == [10]:
-            lost = await shard.cache.delete(f"followers:{{s0}}:{HUGE}")
+            lost = await shard.cache.delete(f"follower_ids:{{s0}}:{HUGE}")
 
     shard.after_each_call(monkeypatch, lose_it_once)
     await shard.apply(push(10, HUGE), remove(9, HUGE), push(11, HUGE))
@@ -287,7 +287,7 @@ async def test_list_of_many_who_came_and_went_is_written_anew(shard: Shard):
     await shard.apply(push(1, SMALL))
     come_and_go = [Change(op, SMALL, b"77") for _ in range(40) for op in ("follow", "unfollow")]
     await shard.apply(*come_and_go, Change("follow", SMALL, b"78"))
-    key = f"followers:{{s0}}:{SMALL}"
+    key = f"follower_ids:{{s0}}:{SMALL}"
     before = await shard.cache.strlen(key)  # pyright: ignore
 
     await shard.apply(push(2, SMALL))
@@ -315,7 +315,7 @@ async def test_followers_numbers_are_told_apart_at_any_place_in_the_list(shard: 
 async def test_cache_that_loses_lists_at_once_is_an_outage_and_no_endless_loop(
     shard: Shard, monkeypatch: pytest.MonkeyPatch
 ):
-    shard.after_each_call(monkeypatch, lambda: shard.cache.delete(f"followers:{{s0}}:{SMALL}"))
+    shard.after_each_call(monkeypatch, lambda: shard.cache.delete(f"follower_ids:{{s0}}:{SMALL}"))
 
     with pytest.raises(ConnectionError):
         await shard.apply(push(10, SMALL))

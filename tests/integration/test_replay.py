@@ -35,7 +35,7 @@ async def dump(world: World, pattern: str) -> dict[bytes, list[bytes]]:
 async def followers_of(world: World) -> dict[bytes, set[int]]:
     """The follower lists, without order."""
     lists: dict[bytes, set[int]] = {}
-    async for key in world.cache.scan_iter("followers:*"):  # pyright: ignore
+    async for key in world.cache.scan_iter("follower_ids:*"):  # pyright: ignore
         content = cast(bytes, await world.cache.get(cast(bytes, key)))
         numbers = np.frombuffer(content, "<i8")[1:]
         lists[cast(bytes, key)] = set(follower_lists.resolve(numbers).tolist())

@@ -291,7 +291,7 @@ async def test_what_differs_is_repaired_and_counted(world: World, verifying: Ver
     # An entry that it lacks, and a follower list by which pushes do not reach the reader.
     await cache.lrem(window, 1, (await cache.lrange(window, 2, 2))[0])
     gone = (-viewer.id).to_bytes(8, "little", signed=True)
-    await cache.append(f"followers:{keys.tag(viewer.id)}:{friend.id}", gone)
+    await cache.append(f"follower_ids:{keys.tag(viewer.id)}:{friend.id}", gone)
     everybody = [person.id for person in people]
 
     found = await verifying.verify(everybody, silent())

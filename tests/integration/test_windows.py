@@ -324,7 +324,7 @@ async def test_owner_that_was_replaced_changes_nothing(
     with pytest.raises(FencedOut):
         await apply(2**41, [Change(op, AUTHOR, argument)])
     assert await elements(cache, store) == before
-    assert await cache.exists(f"followers:{store.keys.tag(VIEWER)}:{AUTHOR}") == 0
+    assert await cache.exists(f"follower_ids:{store.keys.tag(VIEWER)}:{AUTHOR}") == 0
 
 
 @pytest.mark.parametrize(
