@@ -3,7 +3,7 @@
     python -m bench [--data GRAPH] [--only home,rest,live,freshness,costs,mixed,peer,post,fanout,
                                     trends]
 
-Takes about twelve minutes on two cores, two of them of mixed load. The goals are for an otherwise
+Takes about 25 minutes on two cores, ten of them of mixed load. The goals are for an otherwise
 idle machine; absolute figures move from run to run, ratios less. The exit status is 0 when
 everything was measured (the table says which goals were met), 1 where something failed or `verify`
 found a difference, and 2 where a tool is missing.

@@ -42,6 +42,7 @@ PER_APPEND = 1_000
 BY_FOLLOWERS_TWEETS = 6_000
 EVEN_AUTHORS, EVEN_TWEETS_EACH = 4_000, 6
 
+RUNS = 5
 CALL_GOAL_MS = 2.0
 IDLE_S = 5.0
 LOOK_AT_CLOCK = """
@@ -100,7 +101,9 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
     rows: list[Row] = []
     for name, authors in draws.items():
         cold = await _deliver(stack, list(dict.fromkeys(authors)))
-        warm = await _deliver(stack, authors)
+        runs = [await _deliver(stack, authors) for _ in range(RUNS)]
+        warm = sorted(runs, key=lambda run: run.rate)[RUNS // 2]
+        longest = max(runs, key=lambda run: run.longest_ms)
         # One entry for each follower, and one for the author.
         due = sum(followers[author] + 1 for author in authors)
         how = (
@@ -110,6 +113,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
             " (all pushed); one worker's handler and consumer loop in the bench's process, from"
             " the first poll to the last commit; all timelines full, sorted and idempotent;"
             " follower lists in Valkey, looked up by the function; only insertions counted;"
+            f" the median of {RUNS} runs ({min(run.rate for run in runs):,.0f} to"
+            f" {max(run.rate for run in runs):,.0f});"
             f" CPU of Valkey {warm.valkey_part:.0%} of a core, under LPUSHX {baseline_part:.0%};"
             f" with follower lists still to be fetched {cold.rate:,.0f}"
         )
@@ -126,13 +131,13 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
         )  # fmt: skip
         rows.append(
             Row(
-                name=f"{name}_longest_call", value=round(warm.longest_ms, 2), unit="ms",
-                goal=f"value <= {CALL_GOAL_MS:g}", met=warm.longest_ms <= CALL_GOAL_MS,
-                how=f"the longest of {warm.calls:,} calls of a function during {name}, by Valkey's"
-                f" slow log: time on the clock, in which others may have had the core;"
-                f" {warm.too_long} took longer than {CALL_GOAL_MS:g} ms, one in 1,000 longer"
-                f" than {warm.rare_ms:.2f}; before, with nothing else to do, a process on each core"
-                f" that only looked at the clock was not run for {CALL_GOAL_MS:g} ms"
+                name=f"{name}_longest_call", value=round(longest.longest_ms, 2), unit="ms",
+                goal=f"value <= {CALL_GOAL_MS:g}", met=longest.longest_ms <= CALL_GOAL_MS,
+                how=f"the longest call of {RUNS} runs; in that run, of {longest.calls:,} calls"
+                f" of a function during {name}, by Valkey's slow log: time on the clock, in which others may have had the core;"
+                f" {longest.too_long} took longer than {CALL_GOAL_MS:g} ms, one in 1,000 longer"
+                f" than {longest.rare_ms:.2f}; before, with nothing else to do, a process on"
+                f" each core that only looked at the clock was not run for {CALL_GOAL_MS:g} ms"
                 f" {stolen:.1f} times a second",
             )
         )  # fmt: skip

@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from statistics import median
 
 import grpc
 from chirp.v1 import timeline_pb2, timeline_pb2_grpc, tweet_pb2, tweet_pb2_grpc
@@ -33,6 +34,7 @@ GOAL_MS = 50.0
 FOLLOWERS_WANTED = 3_000
 RATE = 100
 SECONDS = 12
+RUNS = 5
 POSTS_PER_PROBE = 10
 READERS_AT_RANDOM = 2
 PAUSE_S = 0.002  # between two reads of a reader: without it they would take the cores themselves
@@ -80,7 +82,7 @@ async def measure(stack: BenchStack, made: World, audience: Audience) -> Row:
     draw = random.Random(5)  # noqa: S311 -- not a secret
     (author_token,) = world.mint_tokens(stack.settings, [audience.author])
     readers = _readers(stack.settings.timeline_shards, audience, draw)
-    seconds: list[float] = []
+    runs: list[list[float]] = []
     async with AsyncExitStack() as opened:
         timelines, tweets = await _stubs(opened, stack)
 
@@ -91,36 +93,43 @@ async def measure(stack: BenchStack, made: World, audience: Audience) -> Row:
             )
             return answer.id
 
-        async def probe() -> None:
+        async def probe(seconds: list[float]) -> None:
             tweet = await post(author_token)
             answered = time.perf_counter()
             async with asyncio.timeout(SEEN_WITHIN_S):
                 await asyncio.gather(*(_until_seen(timelines, who, tweet) for who in readers))
             seconds.append(time.perf_counter() - answered)
 
-        await probe()  # brings the follower list into Valkey
-        seconds.clear()
-        try:
+        async def run(seconds: list[float]) -> None:
             async with asyncio.TaskGroup() as group:
                 started = time.perf_counter()
                 for number in range(RATE * SECONDS):
                     await asyncio.sleep(started + number / RATE - time.perf_counter())
                     is_probe = number % POSTS_PER_PROBE == 0
-                    group.create_task(probe() if is_probe else post(draw.choice(made.tokens)))
+                    call = probe(seconds) if is_probe else post(draw.choice(made.tokens))
+                    group.create_task(call)
+
+        await probe([])  # brings the follower list into Valkey
+        try:
+            for _ in range(RUNS):
+                runs.append([])
+                await run(runs[-1])
         except ExceptionGroup as failed:
             raise LoadFailed(f"freshness: {failed.exceptions[0]!r}") from None
         tweet = await post(author_token)
         await asyncio.gather(*(_until_seen(timelines, who, tweet) for who in readers))
         await _each_reads(timelines, audience, since=tweet - 1)
-    ordered = sorted(seconds)
-    p50, p99 = (1000 * http2.percentile(ordered, part) for part in (0.5, 0.99))
+    p50, p99 = (
+        median(1000 * http2.percentile(sorted(seconds), part) for seconds in runs)
+        for part in (0.5, 0.99)
+    )
     return at_most(
         "freshness", p99, "ms, p99", value_goal=GOAL_MS,
         how=f"from the answer to CreateTweet until home reads by gRPC show it: {RATE} posts a"
-        f" second (open loop) for {SECONDS} s, one in {POSTS_PER_PROBE} by an author with"
-        f" {len(audience.followers):,} followers, all with a window and a lease, pushed as an"
-        f" influencer's; of these {len(ordered)} posts p50 {p50:.1f} ms; {len(readers)} followers"
-        f" read again and again, with pauses of {1000 * PAUSE_S:g} ms, until all saw it, those whom"
+        f" second (open loop) for {SECONDS} s, median of {RUNS} runs, one in {POSTS_PER_PROBE}"
+        f" by an author with {len(audience.followers):,} followers, all with a window and a lease, pushed as an"
+        f" influencer's; of these {len(runs[0])} posts a run p50 {p50:.1f} ms; {len(readers)}"
+        f" followers read again and again, with pauses of {1000 * PAUSE_S:g} ms, until all saw it, those whom"
         " fan-out reaches last in each shard among them; at the end all followers saw the last one;"
         " the others by random accounts, every account's window full; one process of each server"
         " and worker, PostgreSQL with"
