@@ -3,23 +3,51 @@
 import logging
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
+from typing import Any, cast
 
 import redis.asyncio
 import redis.exceptions
+from redis.asyncio.cluster import ClusterPipeline, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from mesh.settings import Settings
+from storage import valkey_cluster
 
 Valkey = redis.asyncio.Redis
-CONNECTIONS_MAX = 64  # of one process; more wait
+CONNECTIONS_MAX = 64  # of one process, in a cluster to each node
+
+# Of the classes by which redis-py says that a cluster is away, callers would have to know each.
+CLUSTER_AWAY = (
+    redis.exceptions.RedisClusterException,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+)
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def connect(url: str, settings: Settings) -> AsyncGenerator[Valkey]:
-    """Opens a bounded pool of connections that answer bytes; it connects on first use."""
+    """Opens a bounded pool of connections that answer bytes; it connects on first use.
+
+    Of a cluster (`redis+cluster://`), every command's keys must lie in one slot."""
+    if valkey_cluster.is_cluster(url):
+        async with _Cluster.from_url(
+            valkey_cluster.node_url(url),
+            decode_responses=False,
+            socket_connect_timeout=settings.valkey_timeout_s,
+            socket_timeout=settings.valkey_timeout_s,
+            # Above it a call fails at once: these pools do not wait.
+            max_connections=CONNECTIONS_MAX,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            # Where a node is lost, the others' slots are still good.
+            require_full_coverage=False,
+        ) as cluster:
+            # The calls that Chirp makes, both have in common; the classes have no common base.
+            yield cast(Valkey, cluster)
+        return
     # A caller waits for a connection; the plain pool would fail it at once.
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
@@ -46,3 +74,34 @@ async def best_effort(what: str, call: Awaitable[object]) -> None:
         await call
     except (redis.exceptions.RedisError, OSError) as error:
         log.warning("%s failed: %s", what, type(error).__name__)
+
+
+class _Cluster(RedisCluster):
+    """Raises redis' ConnectionError where the cluster is away, as one node's client does."""
+
+    async def __aenter__(self) -> "_Cluster":
+        return self  # redis-py would connect, and fail a process that starts before its cache
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **kwargs)
+        except CLUSTER_AWAY as error:
+            raise redis.exceptions.ConnectionError(str(error)) from error
+
+    def pipeline(
+        self, transaction: Any | None = None, shard_hint: Any | None = None
+    ) -> "_Pipeline":
+        return _Pipeline(self, transaction)
+
+
+class _Pipeline(ClusterPipeline):
+    async def execute(
+        self, raise_on_error: bool = True, allow_redirections: bool = True
+    ) -> list[Any]:
+        try:
+            return await super().execute(raise_on_error, allow_redirections)
+        except CLUSTER_AWAY as error:
+            raise redis.exceptions.ConnectionError(str(error)) from error
