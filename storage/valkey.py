@@ -85,6 +85,13 @@ class _Cluster(RedisCluster):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    async def initialize(self, *args: Any, **kwargs: Any) -> "_Cluster":
+        try:
+            await super().initialize(*args, **kwargs)
+        except CLUSTER_AWAY as error:
+            raise redis.exceptions.ConnectionError(str(error)) from error
+        return self
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().execute_command(*args, **kwargs)

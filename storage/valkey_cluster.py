@@ -246,16 +246,20 @@ class ClusterConnection:
 
     async def keep(self) -> None:
         """Keeps the map; until cancelled."""
+        told = ""
         try:
             while True:
                 self._stale.clear()
                 try:
                     await self._refresh()
                     self.first_connected.set()
+                    told = ""
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._stale.wait(), REFRESH_S)
                 except ConnectionError as error:
-                    log.debug("the map of the Valkey Cluster: %s", error)
+                    if str(error) != told:
+                        log.warning("the map of the Valkey Cluster is not read: %s", error)
+                    told = str(error)
                 raise_if_cancelled()
                 await asyncio.sleep(REFRESH_REST_S)
         finally:

@@ -38,6 +38,7 @@ class OwnCluster:
                 "cluster-config-file": "nodes.conf",
                 "cluster-node-timeout": "500",
                 "cluster-port": str(bus),
+                "primaryauth": PASSWORD,
                 "cluster-announce-ip": "127.0.0.1",
                 # A lost node's slots are lost; those of the others must not be.
                 "cluster-require-full-coverage": "no",
@@ -101,6 +102,23 @@ class OwnCluster:
             with suppress(redis.exceptions.ConnectionError):
                 await node.command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
 
+    async def move_all(self, source_number: int, target: OwnValkey) -> None:
+        """Gives a node's slots to another one at once (atomic migration); waits until all know."""
+        source = self.nodes[source_number]
+        first, last = SLOTS * source_number // 3, SLOTS * (source_number + 1) // 3 - 1
+        await source.command(
+            "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", first, last, "NODE", await self.id_of(target)
+        )
+        owner = (await self.id_of(target)).encode()
+        deadline = time.monotonic() + FORM_TIMEOUT_S
+        for node in self.nodes:
+            while True:
+                shown = await node.command("CLUSTER", "SLOTS")
+                if all(start > last or end < first or of[2] == owner for start, end, of in shown):
+                    break
+                assert time.monotonic() < deadline, "the slots do not move"
+                await asyncio.sleep(0.02)
+
     def node_of(self, key: str) -> OwnValkey:
         """The node that a key lies in before any slot has moved."""
         return next(
@@ -137,8 +155,8 @@ def key_on(node_number: int, name: str = "key") -> str:
     )
 
 
-def make_certificates(folder: Path) -> tuple[Path, Path]:
-    """Makes an authority, and a certificate of it for 127.0.0.1; returns the authority's file and
+def make_certificates(folder: Path, address: str = "127.0.0.1") -> tuple[Path, Path]:
+    """Makes an authority, and a certificate of it for an address; returns the authority's file and
     the one with the certificate and its key."""
     now = datetime.datetime.now(datetime.UTC)
     day = datetime.timedelta(days=1)
@@ -161,7 +179,7 @@ def make_certificates(folder: Path) -> tuple[Path, Path]:
         .not_valid_before(now - day)
         .not_valid_after(now + day)
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
             critical=False,
         )
         .sign(authority_key, hashes.SHA256())
