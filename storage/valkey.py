@@ -20,7 +20,7 @@ CONNECTIONS_MAX = 64  # of one process, in a cluster to each node
 # Of the classes by which redis-py says that a cluster is away, callers would have to know each.
 CLUSTER_AWAY = (
     redis.exceptions.RedisClusterException,
-    redis.exceptions.ClusterDownError,
+    redis.exceptions.ClusterError,
     redis.exceptions.TryAgainError,
 )
 
@@ -101,7 +101,7 @@ class _Cluster(RedisCluster):
     def pipeline(
         self, transaction: Any | None = None, shard_hint: Any | None = None
     ) -> "_Pipeline":
-        return _Pipeline(self, transaction)
+        return _Pipeline(self, transaction)  # pyright: ignore[reportAbstractUsage] - redis-py's too
 
 
 class _Pipeline(ClusterPipeline):

@@ -91,10 +91,8 @@ class ClusterConnection:
     @property
     def connected(self) -> bool:
         """Whether the map is known, and all of its nodes are connected."""
-        owners = set(self._owners)
-        return bool(owners) and all(
-            owner in self._nodes and self._nodes[owner].connection.connected for owner in owners
-        )
+        nodes = [self._nodes.get(owner) if owner else None for owner in set(self._owners)]
+        return bool(nodes) and all(node and node.connection.connected for node in nodes)
 
     def call(self, commands: Sequence[Command]) -> "Awaitable[list[Any]]":
         """As the shared connection's, over all nodes. What is sent is sent before it returns."""
@@ -263,8 +261,10 @@ class ClusterConnection:
                 raise_if_cancelled()
                 await asyncio.sleep(REFRESH_REST_S)
         finally:
+            keepers = [node.keeper for node in self._nodes.values()]
             for address in list(self._nodes):
                 self._close(address)
+            await asyncio.gather(*keepers, return_exceptions=True)
 
     async def _refresh(self) -> None:
         await self._until_connected([self._open(self._seed)])

@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-import redis.asyncio
 import redis.exceptions
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization

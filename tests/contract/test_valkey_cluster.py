@@ -266,7 +266,10 @@ async def test_valkey_that_is_no_cluster_fails_calls_and_not_the_process():
 async def talking(answer: Answer) -> AsyncGenerator[tuple[int, str]]:
     """A node that answers what it is told to; yields its port, and the URL of its cluster."""
 
+    serving: set[asyncio.StreamWriter] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(writer)
         parser = hiredis.Reader()
         with suppress(ConnectionError):
             while data := await reader.read(65_536):
@@ -281,6 +284,10 @@ async def talking(answer: Answer) -> AsyncGenerator[tuple[int, str]]:
         yield port, f"redis+cluster://127.0.0.1:{port}/0"
     finally:
         listening.close()
+        for writer in serving:
+            writer.transport.abort()
+        await listening.wait_closed()
+        await asyncio.sleep(0)  # for the tasks that read to end
 
 
 def all_slots_at(*ports: int) -> bytes:

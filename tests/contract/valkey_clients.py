@@ -20,6 +20,9 @@ DEADLINE_S = 15.0
 Open = Callable[[str, float], Any]
 
 
+AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, *valkey.CLUSTER_AWAY)
+
+
 class Client(Protocol):
     """What the contract calls."""
 
@@ -44,7 +47,7 @@ class RedisPy:
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as error:
             raise ConnectionError(str(error)) from error
         for reply in replies:
-            if isinstance(reply, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
+            if isinstance(reply, AWAY):
                 raise ConnectionError(str(reply)) from reply
         return replies
 
