@@ -11,8 +11,9 @@ import pytest
 import pytest_asyncio
 from redis.crc import key_slot
 
-from storage import valkey_cluster
-from storage.valkey_cluster import NODES_MAX, REDIRECTS_MAX, ClusterConnection, open_cluster
+from storage import cluster_nodes
+from storage.cluster_nodes import NODES_MAX
+from storage.valkey_cluster import REDIRECTS_MAX, ClusterConnection, open_cluster
 from storage.valkey_connection import PENDING_MAX, pack
 from tests.contract.valkey_clients import CLIENTS, Client, Open, until_answering
 from tests.valkey_clusters import OwnCluster, key_on, own_cluster
@@ -214,7 +215,7 @@ async def test_packed_commands_reach_their_nodes(ours: ClusterConnection):
 
 
 async def test_node_that_left_is_closed(cluster: OwnCluster, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(valkey_cluster, "REFRESH_S", 0.05)
+    monkeypatch.setattr(cluster_nodes, "REFRESH_S", 0.05)
     async with open_cluster(cluster.url, TIMEOUT_S) as ours:
         await ours.call([("GET", key) for key in KEYS])
         assert await _clients(cluster.nodes[2]) == 1
