@@ -23,6 +23,7 @@ CLUSTER_AWAY = (
     redis.exceptions.ClusterError,
     redis.exceptions.TryAgainError,
 )
+NODE_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,9 @@ class _Cluster(RedisCluster):
             raise redis.exceptions.ConnectionError(str(error)) from error
         return self
 
+    def doubt(self) -> None:
+        self._initialize = True
+
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().execute_command(*args, **kwargs)
@@ -109,6 +113,18 @@ class _Pipeline(ClusterPipeline):
         self, raise_on_error: bool = True, allow_redirections: bool = True
     ) -> list[Any]:
         try:
-            return await super().execute(raise_on_error, allow_redirections)
+            replies = await super().execute(raise_on_error, allow_redirections)
+        except NODE_AWAY:
+            self._doubt()
+            raise
         except CLUSTER_AWAY as error:
             raise redis.exceptions.ConnectionError(str(error)) from error
+        if any(isinstance(reply, NODE_AWAY) for reply in replies):
+            self._doubt()
+        return replies
+
+    def _doubt(self) -> None:
+        """Has the map read anew: without retries, redis-py forgets that after a pipeline."""
+        cluster = self.cluster_client
+        assert isinstance(cluster, _Cluster)
+        cluster.doubt()

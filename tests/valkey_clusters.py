@@ -28,26 +28,33 @@ class OwnCluster:
 
     def __init__(self, folder: Path, *, announced: bool = False) -> None:
         """`announced`: it tells clients other ports than it listens on, for `tls_front`."""
+        self._folder = folder
         self.fronts: dict[int, int] = {}
         self.nodes: list[OwnValkey] = []
-        self.buses = [embedded.free_port() for _ in range(3)]
-        for number, bus in enumerate(self.buses):
-            settings = {
-                "cluster-enabled": "yes",
-                "cluster-config-file": "nodes.conf",
-                "cluster-node-timeout": "500",
-                "cluster-port": str(bus),
-                "primaryauth": PASSWORD,
-                "cluster-announce-ip": "127.0.0.1",
-                # A lost node's slots are lost; those of the others must not be.
-                "cluster-require-full-coverage": "no",
-            }
-            if announced:
-                settings["cluster-announce-port"] = str(embedded.free_port())
-            node = OwnValkey(folder / str(number), settings)
-            if announced:
-                self.fronts[int(settings["cluster-announce-port"])] = node.port
-            self.nodes.append(node)
+        self.buses: list[int] = []
+        for _ in range(3):
+            self._add(announced=announced)
+
+    def _add(self, *, announced: bool = False) -> OwnValkey:
+        bus = embedded.free_port()
+        settings = {
+            "cluster-enabled": "yes",
+            "cluster-config-file": "nodes.conf",
+            "cluster-node-timeout": "500",
+            "cluster-port": str(bus),
+            "primaryauth": PASSWORD,
+            "cluster-announce-ip": "127.0.0.1",
+            # A lost node's slots are lost; those of the others must not be.
+            "cluster-require-full-coverage": "no",
+        }
+        if announced:
+            settings["cluster-announce-port"] = str(embedded.free_port())
+        node = OwnValkey(self._folder / str(len(self.nodes)), settings)
+        if announced:
+            self.fronts[int(settings["cluster-announce-port"])] = node.port
+        self.nodes.append(node)
+        self.buses.append(bus)
+        return node
 
     @property
     def url(self) -> str:
@@ -65,11 +72,27 @@ class OwnCluster:
             await self.nodes[0].command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
         await self.until_agreed()
 
+    async def add_replica(self, primary: OwnValkey) -> None:
+        """Adds a node that has what a primary has; waits until it does."""
+        replica = self._add()
+        await replica.start()
+        await self.nodes[0].command("CLUSTER", "MEET", "127.0.0.1", replica.port, self.buses[-1])
+        await self.until_agreed()
+        await replica.command("CLUSTER", "REPLICATE", await self.id_of(primary))
+        deadline = time.monotonic() + FORM_TIMEOUT_S
+        while b"master_link_status:up" not in await replica.command("INFO", "replication"):
+            assert time.monotonic() < deadline, "the replica does not follow"
+            await asyncio.sleep(0.02)
+
     async def until_agreed(self) -> None:
         """Waits until each node knows of all slots, and of all nodes that they are well."""
         deadline = time.monotonic() + FORM_TIMEOUT_S
         for node in self.nodes:
-            wanted = (b"cluster_state:ok", b"cluster_slots_ok:16384", b"cluster_known_nodes:3")
+            wanted = (
+                b"cluster_state:ok",
+                b"cluster_slots_ok:16384",
+                f"cluster_known_nodes:{len(self.nodes)}".encode(),
+            )
             while True:
                 told = await node.command("CLUSTER", "INFO")
                 if all(each in told for each in wanted):
@@ -93,6 +116,17 @@ class OwnCluster:
             await source.command(
                 "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "AUTH", PASSWORD, "KEYS", key
             )
+
+    async def half_move(self, tag: str) -> None:
+        """Leaves `{tag}:kept`, 2, where it is, and moves `{tag}:moved`, 1."""
+        slot, (source, target) = key_slot(tag.encode()), self.pair_of(f"{{{tag}}}")
+        await source.command("INCRBY", f"{{{tag}}}:moved", 1)
+        await self.begin_move(slot, source, target)
+        await self.move_keys(slot, source, target)
+        # A key that is new to a slot on the move is made by the target.
+        await source.command("CLUSTER", "SETSLOT", slot, "STABLE")
+        await source.command("INCRBY", f"{{{tag}}}:kept", 2)
+        await source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", await self.id_of(target))
 
     async def end_move(self, slot: int, target: OwnValkey) -> None:
         """The target owns the slot, and all nodes know."""
@@ -125,6 +159,11 @@ class OwnCluster:
             for number, node in enumerate(self.nodes)
             if key_slot(key.encode()) < SLOTS * (number + 1) // 3
         )
+
+    def pair_of(self, key: str) -> tuple[OwnValkey, OwnValkey]:
+        """The node of a key, and another one."""
+        source = self.node_of(key)
+        return source, next(node for node in self.nodes if node is not source)
 
     def stop(self) -> None:
         """As a crash."""
