@@ -84,11 +84,26 @@ class _Cluster(RedisCluster):
         return self  # redis-py would connect, and fail a process that starts before its cache
 
     async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+        # Not `aclose`, which does nothing where the map is to be read anew.
+        await self.nodes_manager.aclose()
+        await self.nodes_manager.aclose("startup_nodes")
 
-    async def initialize(self, *args: Any, **kwargs: Any) -> "_Cluster":
+    _knows_commands = False
+
+    async def initialize(
+        self,
+        additional_startup_nodes_info: list[tuple[str, int]] | None = None,
+        last_failed_node_name: str | None = None,
+    ) -> "_Cluster":
         try:
-            await super().initialize(*args, **kwargs)
+            if not self._knows_commands:
+                await super().initialize(additional_startup_nodes_info, last_failed_node_name)
+                self._knows_commands = True
+            elif self._initialize:
+                # redis-py would ask the first node for its commands each time, and fail every call
+                # while that is the node which is away.
+                await self.nodes_manager.initialize(last_failed_node_name=last_failed_node_name)
+                self._initialize = False
         except CLUSTER_AWAY as error:
             raise redis.exceptions.ConnectionError(str(error)) from error
         return self
