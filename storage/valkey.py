@@ -80,6 +80,8 @@ async def best_effort(what: str, call: Awaitable[object]) -> None:
 class _Cluster(RedisCluster):
     """Raises redis' ConnectionError where the cluster is away, as one node's client does."""
 
+    _knows_commands = False
+
     async def __aenter__(self) -> "_Cluster":
         return self  # redis-py would connect, and fail a process that starts before its cache
 
@@ -87,8 +89,7 @@ class _Cluster(RedisCluster):
         # Not `aclose`, which does nothing where the map is to be read anew.
         await self.nodes_manager.aclose()
         await self.nodes_manager.aclose("startup_nodes")
-
-    _knows_commands = False
+        self._initialize = True  # how redis-py says closed
 
     async def initialize(
         self,
