@@ -134,7 +134,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
                 name=f"{name}_longest_call", value=round(longest.longest_ms, 2), unit="ms",
                 goal=f"value <= {CALL_GOAL_MS:g}", met=longest.longest_ms <= CALL_GOAL_MS,
                 how=f"the longest call of {RUNS} runs; in that run, of {longest.calls:,} calls"
-                f" of a function during {name}, by Valkey's slow log: time on the clock, in which others may have had the core;"
+                f" of a function during {name}, by Valkey's slow log: time on the"
+                " clock, in which others may have had the core;"
                 f" {longest.too_long} took longer than {CALL_GOAL_MS:g} ms, one in 1,000 longer"
                 f" than {longest.rare_ms:.2f}; before, with nothing else to do, a process on"
                 f" each core that only looked at the clock was not run for {CALL_GOAL_MS:g} ms"

@@ -127,9 +127,11 @@ async def measure(stack: BenchStack, made: World, audience: Audience) -> Row:
         "freshness", p99, "ms, p99", value_goal=GOAL_MS,
         how=f"from the answer to CreateTweet until home reads by gRPC show it: {RATE} posts a"
         f" second (open loop) for {SECONDS} s, median of {RUNS} runs, one in {POSTS_PER_PROBE}"
-        f" by an author with {len(audience.followers):,} followers, all with a window and a lease, pushed as an"
+        f" by an author with {len(audience.followers):,} followers, all with a window and a lease,"
+        " pushed as an"
         f" influencer's; of these {len(runs[0])} posts a run p50 {p50:.1f} ms; {len(readers)}"
-        f" followers read again and again, with pauses of {1000 * PAUSE_S:g} ms, until all saw it, those whom"
+        f" followers read again and again, with pauses of {1000 * PAUSE_S:g} ms, until all saw it,"
+        " those whom"
         " fan-out reaches last in each shard among them; at the end all followers saw the last one;"
         " the others by random accounts, every account's window full; one process of each server"
         " and worker, PostgreSQL with"

@@ -108,7 +108,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
     how = (
         f"open loop, random gaps (Poisson), {highest / 2:,.0f} calls a second for {SECONDS:.0f} s,"
         f" median of {RUNS} runs, half of {highest:,.0f}, the highest that was sustained"
-        f" (steps of {STEP - 1:.0%}, {STEP_S:g} s each: nothing failed, every p99 under {LATE_MS:.0f} ms, fan-out done"
+        f" (steps of {STEP - 1:.0%}, {STEP_S:g} s each: nothing failed, every p99"
+        f" under {LATE_MS:.0f} ms, fan-out done"
         f" within {BEHIND_MAX_S:.0f} s); 60 % home reads, 30 % user timelines, 10 % posts, by and"
         f" of {len(world.viewers):,} random accounts, in each the same, as in that mix;"
         f" {failed} of {answered + failed:,} calls failed; p50 of home"

@@ -41,14 +41,16 @@ async def postgres_answers(url: str) -> bool:
 
 
 async def valkey_answers(url: str) -> bool:
-    """Whether Valkey answers and has read what it keeps on disk."""
+    """Whether Valkey answers and has read what it keeps on disk; of a cluster, the node named."""
     import redis.asyncio
     import redis.exceptions
+
+    from storage.valkey_cluster import node_url
 
     try:
         async with (
             asyncio.timeout(TIMEOUT_S),
-            redis.asyncio.Redis.from_url(url) as valkey,
+            redis.asyncio.Redis.from_url(node_url(url)) as valkey,
         ):
             await valkey.ping()
     except (redis.exceptions.RedisError, OSError, TimeoutError):

@@ -29,7 +29,7 @@ from servers.viewers import Known, Viewers
 from storage import candidates, windows
 from storage.database import Pool
 from storage.timelines import LEASE_RENEW_S, TimelineStore, WindowKind
-from storage.valkey_connection import Command, SharedConnection, pack
+from storage.valkey_connection import Command, HotConnection, pack
 from storage.windows import Packed
 
 NOTHING = Window((), (1 << 63) - 1)
@@ -76,7 +76,7 @@ class HomeSkeleton:
         self,
         *,
         pool: Pool,
-        hot: SharedConnection,
+        hot: HotConnection,
         timelines: TimelineStore,
         viewers: Viewers,
         settings: Settings,

@@ -28,7 +28,7 @@ from servers.upkeep_service import UpkeepService
 from servers.user_names import UserNames
 from servers.viewer_marks import ViewerMarks
 from servers.viewers import Viewers
-from storage import database, valkey, valkey_connection
+from storage import database, valkey, valkey_cluster
 from storage.timelines import TimelineStore
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         await database.require_fact(pool, "timeline_shards", str(settings.timeline_shards))
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
         hot = await stack.enter_async_context(
-            valkey_connection.open_connection(settings.valkey_url, settings.valkey_timeout_s)
+            valkey_cluster.open_hot(settings.valkey_url, settings.valkey_timeout_s)
         )
         to_graph = await stack.enter_async_context(
             clients.channel(settings, settings.graph_target, "chirp.v1.UserDirectoryService")

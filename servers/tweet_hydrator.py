@@ -14,7 +14,7 @@ from mesh.settings import Settings
 from servers import tweet_records
 from servers.tweet_records import Record
 from storage import purges, tweet_cache
-from storage.valkey_connection import SharedConnection
+from storage.valkey_connection import HotConnection
 
 BATCH_MAX = 200  # the longest records have 17 kB, and an answer 4 MB
 CHANGED_MAX = 100_000  # purges remembered for records that are being fetched or lie in Valkey
@@ -26,7 +26,7 @@ class TweetHydrator:
 
     def __init__(
         self,
-        hot: SharedConnection,
+        hot: HotConnection,
         stub: "tweet_pb2_grpc.TweetRecordServiceAsyncStub",
         metadata: Metadata,
         settings: Settings,

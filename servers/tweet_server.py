@@ -17,7 +17,7 @@ from servers.tweet_reader import TweetReader
 from servers.tweet_record_service import TweetRecordService
 from servers.tweet_service import Announcer, TweetService
 from servers.user_names import UserNames
-from storage import database, snowflakes, valkey, valkey_connection
+from storage import database, snowflakes, valkey, valkey_cluster
 from storage.timelines import TimelineStore
 
 
@@ -29,7 +29,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         await database.require_fact(pool, "timeline_shards", str(settings.timeline_shards))
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
         hot = await stack.enter_async_context(
-            valkey_connection.open_connection(settings.valkey_url, settings.valkey_timeout_s)
+            valkey_cluster.open_hot(settings.valkey_url, settings.valkey_timeout_s)
         )
         ids = await stack.enter_async_context(snowflakes.lease(pool))
         to_users = await stack.enter_async_context(

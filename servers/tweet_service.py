@@ -24,7 +24,7 @@ from storage.snowflakes import IdMinter
 from storage.timelines import TimelineStore
 from storage.tweets import Target, TweetRow
 from storage.valkey import Valkey, best_effort
-from storage.valkey_connection import Command, SharedConnection
+from storage.valkey_connection import Command, HotConnection
 
 BATCH_MAX = 100
 
@@ -171,7 +171,7 @@ class Announcer:
     """Tells the cache of a change before the call returns. All of it may fail: the event log brings
     the same again. So does the same call, which may be why the client did not get its answer."""
 
-    def __init__(self, timelines: TimelineStore, cache: Valkey, hot: SharedConnection) -> None:
+    def __init__(self, timelines: TimelineStore, cache: Valkey, hot: HotConnection) -> None:
         self._timelines = timelines
         self._cache = cache
         self._hot = hot

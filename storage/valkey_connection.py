@@ -3,7 +3,11 @@
 redis-py gives each call a pooled connection and costs about 60 us of CPU a command; a home read has
 125 us in all. Here calls share writes: while replies are awaited, further calls gather, and leave
 together when the last reply is there. So a busy server pays for few system calls, and an idle one
-waits for nothing. Replies are parsed by hiredis. It does nothing else: no cluster, no transactions.
+waits for nothing. Replies are parsed by hiredis. It does nothing else: no transactions, and one
+node; `valkey_cluster.py` has one such connection for each node of a cluster.
+
+URLs are those of redis-py: `rediss://` is TLS, with `?ssl_ca_certs=<file>` by an authority of one's
+own; the server's name is always checked.
 
 Guarantees: replies come in the order of the commands; a call either gets all its replies or raises
 ConnectionError, at the latest after twice `timeout_s`. Nothing is sent twice. While there is no
@@ -14,10 +18,10 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, Protocol, cast
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 
@@ -37,6 +41,23 @@ log = logging.getLogger(__name__)
 def pack(commands: Iterable[Command]) -> bytes:
     """Returns commands as they are sent."""
     return b"".join(map(_pack, commands))
+
+
+class HotConnection(Protocol):
+    """What the hot path calls: one node's connection, or a cluster's."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether every call would be sent now."""
+        ...
+
+    def call(self, commands: Sequence[Command]) -> "Awaitable[list[Any]]":
+        """See SharedConnection; already sent when it returns, whether or not it is awaited."""
+        ...
+
+    def call_packed(self, packed: bytes, count: int) -> "Awaitable[list[Any]]":
+        """See SharedConnection."""
+        ...
 
 
 class _Call:
@@ -145,7 +166,14 @@ class SharedConnection(asyncio.Protocol):
     # The life of the connection
 
     async def keep(self) -> None:
-        """Connects, watches for calls that wait too long, connects again; until cancelled."""
+        """Connects, watches for calls that wait too long, connects again; until cancelled, which
+        closes the connection."""
+        try:
+            await self._keep()
+        finally:
+            self._abort()
+
+    async def _keep(self) -> None:
         delay = RETRY_FIRST_S
         while True:
             try:
@@ -161,9 +189,11 @@ class SharedConnection(asyncio.Protocol):
             delay = min(delay * 2, RETRY_LAST_S)
 
     async def _connect(self) -> None:
-        tls = ssl.create_default_context() if self._url.scheme == "rediss" else None
         await self._loop.create_connection(
-            lambda: self, self._url.hostname or "127.0.0.1", self._url.port or 6379, ssl=tls
+            lambda: self,
+            self._url.hostname or "127.0.0.1",
+            self._url.port or 6379,
+            ssl=self._tls(),
         )
         hello: list[Command] = []
         if self._url.password:
@@ -175,6 +205,12 @@ class SharedConnection(asyncio.Protocol):
                 raise ConnectionError(f"Valkey refused us: {reply}")
         self._ready = True
         self.first_connected.set()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self._url.scheme != "rediss":
+            return None
+        authorities = parse_qs(self._url.query).get("ssl_ca_certs", [None])[0]
+        return ssl.create_default_context(cafile=authorities)
 
     async def _watch(self) -> None:
         while not self._lost.is_set():
@@ -204,4 +240,3 @@ async def open_connection(url: str, timeout_s: float) -> AsyncGenerator[SharedCo
         keeper.cancel()
         with suppress(asyncio.CancelledError):
             await keeper
-        connection._abort()  # pyright: ignore[reportPrivateUsage]
