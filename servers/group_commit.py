@@ -50,14 +50,19 @@ _Waiting = tuple[Plain, "asyncio.Future[Outcome]"]
 
 
 class GroupCommit:
-    """Writes plain tweets. Few at a time are written at once, side by side. Many are written by one
-    transaction after the other: two at once would make groups half as large, and posting slower."""
+    """Writes plain tweets, those of one author in the order of the calls.
+
+    Few at a time are written at once, side by side. Many are written by one transaction after the
+    other: two at once would make groups half as large, and posting slower.
+    """
 
     def __init__(self, pool: Pool, ids: IdMinter) -> None:
         self._pool = pool
         self._ids = ids
         self._waiting: deque[_Waiting] = deque()
         self._writing: set[asyncio.Task[None]] = set()
+        self._authors: set[UserId] = set()
+        """Whose tweets are being written: their next ones wait, and keep their order."""
         self._timer: asyncio.TimerHandle | None = None
         self._began_at = 0.0  # the newest transaction, by the loop's clock
         self._group_size = 0
@@ -78,16 +83,18 @@ class GroupCommit:
 
     def _attend(self) -> None:
         """Sees to it that what waits is written, at once or soon."""
+        if all(tweet.author in self._authors for tweet, _ in self._waiting):
+            return  # there is nothing, or it is for those to write who write the same authors
         side_by_side = TRANSACTIONS_MAX if self._group_size <= SMALL_GROUP else 1
-        if self._waiting and len(self._writing) < side_by_side:
+        if len(self._writing) < side_by_side:
             self._begin()
-        elif self._waiting and self._timer is None:
+        elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._hurry)
 
     def _hurry(self) -> None:
         self._timer = None
         is_stuck = asyncio.get_running_loop().time() - self._began_at >= PATIENCE_S
-        if self._waiting and is_stuck and len(self._writing) < TRANSACTIONS_MAX:
+        if is_stuck and len(self._writing) < TRANSACTIONS_MAX:
             self._begin()
         self._attend()
 
@@ -109,6 +116,8 @@ class GroupCommit:
             self._attend()
 
     async def _write_and_tell(self, group: Sequence[_Waiting]) -> None:
+        authors = {tweet.author for tweet, _ in group}
+        self._authors |= authors
         try:
             outcomes = await self._write_group([tweet for tweet, _ in group])
         except (psycopg.DataError, psycopg.IntegrityError):
@@ -119,19 +128,22 @@ class GroupCommit:
                 if not future.done():
                     future.set_exception(error)
             return
+        finally:
+            self._authors -= authors
         for (_, future), outcome in zip(group, outcomes, strict=True):
             if not future.done():
                 future.set_result(outcome)
 
     def _next_group(self) -> list[_Waiting]:
-        """Takes those that wait longest, one of each author, without those whose caller left."""
+        """Takes those that wait longest, one of each author of whom none is being written, without
+        those whose caller left."""
         group: dict[UserId, _Waiting] = {}
         kept: list[_Waiting] = []
         while self._waiting and len(group) < GROUP_MAX:
             tweet, future = self._waiting.popleft()
             if future.done():
                 continue
-            if tweet.author in group:
+            if tweet.author in group or tweet.author in self._authors:
                 kept.append((tweet, future))
             else:
                 group[tweet.author] = tweet, future

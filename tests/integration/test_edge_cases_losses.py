@@ -34,7 +34,17 @@ async def world(module_settings: Settings) -> AsyncGenerator[World]:
         yield opened
 
 
-KINDS = ["timeline", "recent", "followers", "lease", "viewer", "pulled", "marks", "fence", "tweet"]
+KINDS = [
+    "timeline",
+    "recent",
+    "follower_ids",
+    "lease",
+    "viewer",
+    "pulled",
+    "marks",
+    "fence",
+    "tweet",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
