@@ -12,8 +12,9 @@ from domain.ids import MAX_ID, TweetId, UserId
 from mesh.clients import Metadata
 from mesh.rpc import Call
 from servers import tweet_writer
+from servers.announcer import Announcer
 from servers.tweet_reader import TweetReader
-from servers.tweet_service import Announcer, check_id, new_row
+from servers.tweet_service import check_id, new_row
 from servers.tweet_writer import Written
 from storage import likes, outbox, retweets, tweets
 from storage.database import Connection, Pool

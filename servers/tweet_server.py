@@ -9,13 +9,14 @@ from mesh import clients, rpc, server
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.tokens import TokenVerifier
+from servers.announcer import Announcer
 from servers.engagement_service import EngagementService
 from servers.purge_feed import PurgeFeed
 from servers.thread_service import ThreadService
 from servers.tweet_presenter import TweetPresenter
 from servers.tweet_reader import TweetReader
 from servers.tweet_record_service import TweetRecordService
-from servers.tweet_service import Announcer, TweetService
+from servers.tweet_service import TweetService
 from servers.user_names import UserNames
 from storage import database, snowflakes, valkey, valkey_cluster
 from storage.timelines import TimelineStore

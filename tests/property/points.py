@@ -12,7 +12,7 @@ import redis.exceptions
 
 from eventlog.contract import Record
 from eventlog.valkey_consumer import ValkeyConsumer
-from servers.tweet_service import Announcer
+from servers.announcer import Announcer
 from storage import outbox
 from storage.database import Connection
 from storage.followers import FollowerStore
