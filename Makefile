@@ -36,8 +36,9 @@ run: install ## Starts everything and serves until Ctrl-C.
 	@exec $(BIN)/python -m ops.cli up
 
 .PHONY: test
-test: dev ## Runs all tests; leaves nothing running.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: dev ## Runs all tests, the longest files first; leaves nothing running.
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		tests/property tests/e2e tests/contract tests/integration tests/unit
 
 .PHONY: check
 check: dev ## Checks style, types, protos and arrows: what CI runs before the tests.
