@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
+from typing import NamedTuple
 
 from domain.ids import TweetId, UserId
 
@@ -33,16 +34,14 @@ class Viewer:
     """Accounts that the viewer blocks or mutes, or that block the viewer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """Candidates, newest first, complete above `floor`; a floor of 0 reaches the beginning."""
 
     entries: Sequence[Entry]
     floor: int
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """A page of a timeline. `complete` is False where the window ended too early to be sure:
     ask again with one that reaches further down."""
 
@@ -150,7 +149,5 @@ def _visible(
 def _repeats_below(seen: Sequence[Entry], position: int, repeat_distance: int) -> bool:
     """Rule 4: whether the same tweet stands again within `repeat_distance` entries below."""
     key = seen[position][2] or seen[position][0]
-    return any(
-        (original or tweet) == key
-        for tweet, _, original, _ in islice(seen, position + 1, position + 1 + repeat_distance)
-    )
+    below = seen[position + 1 : position + 1 + repeat_distance]
+    return key in [original or tweet for tweet, _, original, _ in below]

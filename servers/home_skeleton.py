@@ -14,17 +14,19 @@ viewer who follows more pulled authors than are merged: step 1 then reads nothin
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Container, Coroutine
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import redis.exceptions
 
-from domain import paging, timeline
+from domain import timeline
 from domain.ids import UserId
 from domain.timeline import Page, Viewer, Window
 from mesh.settings import Settings
+from servers import home_heads
+from servers.home_heads import Heads
 from servers.viewers import Known, Viewers
 from storage import candidates, windows
 from storage.database import Pool
@@ -33,8 +35,6 @@ from storage.valkey_connection import Command, HotConnection, pack
 from storage.windows import Packed
 
 NOTHING = Window((), (1 << 63) - 1)
-HEAD_SPARE = 60  # entries read beyond the page: hidden ones, and the look-ahead of rule 4 (40)
-FIRST_COUNT = paging.LIMIT_DEFAULT + HEAD_SPARE
 ATTEMPTS_MAX = 4  # relations that change as fast as they are read are not worth a cache
 OLDER_FIRST = 100  # candidates in the first query past the window; the next ones ask for more
 OLDER_LAST = 3_200
@@ -44,8 +44,7 @@ CACHE_AWAY = (OSError, redis.exceptions.RedisError)
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """Which part of a timeline: the newest `limit` entries with `above` < id < `below`."""
 
     below: int | None
@@ -96,11 +95,9 @@ class HomeSkeleton:
     async def page(self, user: UserId, asked: Asked, deleted: Container[int]) -> Skeleton:
         """Returns the page asked for, rules applied, without the tweets known to be deleted."""
         read: Read | None = None
-        # The head of the windows does for most first pages; others begin somewhere in the middle.
-        head = asked.limit + HEAD_SPARE
-        for count in (head, 3 * head, None) if asked.below is None else (None,):
+        for heads in home_heads.looks(asked.below, asked.limit):
             try:
-                read = await self._windows(user, count)
+                read = await self._windows(user, heads)
             except CACHE_AWAY as error:
                 log.debug("reading without the cache: %s", error)
                 break
@@ -163,52 +160,54 @@ class HomeSkeleton:
             deleted=deleted,
         )
 
-    async def _windows(self, user: UserId, count: int | None) -> Read:
-        """Steps 1 to 4. `count` is how many entries to read of each window; None reads all."""
+    async def _windows(self, user: UserId, heads: Heads) -> Read:
+        """Steps 1 to 4."""
         known = self._viewers.get(user)
         for _ in range(ATTEMPTS_MAX):
             if known is not None:
                 many = len(known.pulled) > self._merge_max
-                read = await (self._bypass(user, known) if many else self._read(user, known, count))
+                read = await (self._bypass(user, known) if many else self._read(user, known, heads))
                 if read is not None:
                     return read
             known = await self._viewers.load(user)
         raise ConnectionError("a viewer's relations change faster than they are read")
 
-    async def _read(self, user: UserId, known: Known, count: int | None) -> Read | None:
+    async def _read(self, user: UserId, known: Known, heads: Heads) -> Read | None:
         """Looks once; returns None where `known` is out of date. So does `_bypass`."""
         due = self._is_due(user)
         if due:
             # Before the look, and not waited for: replies come in the order of the commands.
             leased = self._hot.call([self._timelines.lease_command(user)])
-            home, tokens, *recents = await self._look(user, known, count)
+            home, tokens, *recents = await self._look(user, known, heads)
             _checked(await leased)
         else:
-            home, tokens, *recents = await self._look(user, known, count)
+            home, tokens, *recents = await self._look(user, known, heads)
         if tokens[:2] != [known.viewer_token, known.pulled_token]:
             return None
         found = windows.parse(home)
         if due and found is not None:
             await self._keep(user)
-        return Read(known.viewer, await self._merged(user, known, found, recents), tokens[2])
+        merged = await self._merged(user, known, found, recents, heads.home)
+        return Read(known.viewer, merged, tokens[2])
 
-    async def _look(self, user: UserId, known: Known, count: int | None) -> list[Any]:
-        packed = known.first_look if count == FIRST_COUNT else b""
+    async def _look(self, user: UserId, known: Known, heads: Heads) -> list[Any]:
+        packed = known.first_look if heads == home_heads.FIRST else b""
         if not packed:
             # To make and pack these costs more than all else that is done before they are sent.
-            packed = pack(self._look_commands(user, known, count))
-            if count == FIRST_COUNT:
+            packed = pack(self._look_commands(user, known, heads))
+            if heads == home_heads.FIRST:
                 known.first_look = packed
         return _checked(await self._hot.call_packed(packed, 2 + len(known.pulled)))
 
-    def _look_commands(self, user: UserId, known: Known, count: int | None) -> list[Command]:
-        keys, last = self._timelines.keys, -1 if count is None else count - 1
+    def _look_commands(self, user: UserId, known: Known, heads: Heads) -> list[Command]:
+        keys = self._timelines.keys
+        home_last, recent_last = (-1 if count is None else count - 1 for count in heads)
         return [
             # The window first, its tokens after: a change in between shows in the tokens.
-            ("LRANGE", keys.window(WindowKind.TIMELINE, user), 0, last),
+            ("LRANGE", keys.window(WindowKind.TIMELINE, user), 0, home_last),
             self._tokens_command(user),
             *(
-                ("LRANGE", keys.window(WindowKind.RECENT, author), 0, last)
+                ("LRANGE", keys.window(WindowKind.RECENT, author), 0, recent_last)
                 for author in known.pulled
             ),
         ]
@@ -226,18 +225,23 @@ class HomeSkeleton:
         return ("MGET", keys.viewer(user), keys.pulled_of(user), keys.marks(user))
 
     def _is_due(self, user: UserId) -> bool:
-        return self._kept.get(user, 0.0) < asyncio.get_running_loop().time()
+        return self._kept.get(user, 0.0) < time.monotonic()
 
     async def _keep(self, user: UserId) -> None:
         """Lengthens the life of a timeline that was found. Not in the read itself: the mark of a
         rebuild whose process died would live as long, and nobody else could rebuild."""
-        self._kept[user] = asyncio.get_running_loop().time() + LEASE_RENEW_S
+        self._kept[user] = time.monotonic() + LEASE_RENEW_S
         while len(self._kept) > self._kept_max:
             self._kept.popitem(last=False)
         await self._hot.call([self._timelines.keep_command(user)])
 
     async def _merged(
-        self, user: UserId, known: Known, home: Packed | None, recents: list[list[bytes]]
+        self,
+        user: UserId,
+        known: Known,
+        home: Packed | None,
+        recents: list[list[bytes]],
+        wanted: int | None,
     ) -> Window:
         if home is None:
             home = windows.pack(await self._rebuilt(WindowKind.TIMELINE, user, known))
@@ -247,7 +251,7 @@ class HomeSkeleton:
             if recent is None:
                 recent = windows.pack(await self._rebuilt(WindowKind.RECENT, author, known))
             merged.append(recent)
-        return windows.merge(merged)
+        return windows.merge(merged, wanted)
 
     async def _rebuilt(self, kind: WindowKind, user: UserId, known: Known) -> Window:
         """Step 3: the readers that wait for one window, and know the same of the viewer, share one

@@ -20,9 +20,9 @@ class Marks:
     liked: frozenset[int]
     retweeted: frozenset[int]
 
-    def none_of(self, ids: Collection[int]) -> bool:
-        """Whether the viewer marked none of these tweets."""
-        return self.liked.isdisjoint(ids) and self.retweeted.isdisjoint(ids)
+    def among(self, ids: Collection[int]) -> frozenset[int]:
+        """Returns which of these tweets the viewer marked."""
+        return self.liked.intersection(ids) | self.retweeted.intersection(ids)
 
     def suffix(self, tweet_id: int) -> bytes:
         """Returns the fields `liked` and `retweeted` of a tweet."""
@@ -77,25 +77,29 @@ class TweetPresenter:
             return list(map(tweet_records.frame, tweets))
         await self._keep_frames(records, shown)
         hidden = await _hidden(shown, view) if len(shown) > len(records) else ()
-        if not hidden and marks.none_of(shown):
-            return [record.kept_frame for record in records]
+        marked = marks.among(shown)
+        frames = [record.kept_frame for record in records]
+        if not hidden and not marked:
+            return frames
 
         def is_personal(record: Record) -> bool:
             parts = [part for part in record.parts if part is not None]
-            return not marks.none_of([record.tweet_id, *(part.tweet_id for part in parts)]) or any(
-                part.author_id in hidden for part in parts
+            return record.tweet_id in marked or any(
+                part.tweet_id in marked or part.author_id in hidden for part in parts
             )
 
-        personal = [record for record in records if record.refers and is_personal(record)]
-        tweets = await self._composed(personal, shown, marks, hidden) if personal else ()
-        frames = {
-            record.tweet_id: tweet_records.frame(tweet)
-            for record, tweet in zip(personal, tweets, strict=True)
-        }
-        return [
-            frames.get(record.tweet_id) or record.marked_frame(marks.suffix(record.tweet_id))
-            for record in records
-        ]
+        personal: list[int] = []  # the places of those to be put together anew
+        for place, record in enumerate(records):
+            if record.refers:
+                if is_personal(record):
+                    personal.append(place)
+            elif record.tweet_id in marked:
+                frames[place] = record.marked_frame(marks.suffix(record.tweet_id))
+        if personal:
+            tweets = await self._composed([records[i] for i in personal], shown, marks, hidden)
+            for place, tweet in zip(personal, tweets, strict=True):
+                frames[place] = tweet_records.frame(tweet)
+        return frames
 
     async def tweets(
         self, records: Sequence[Record], view: View, fetch: FetchRecords
@@ -163,11 +167,14 @@ async def _shown(records: Sequence[Record], fetch: FetchRecords) -> dict[int, Re
     referring = [record for record in records if record.refers]
     if not referring:
         return shown
-    referred = dict.fromkeys(i for r in referring for i in (r.original_id, r.quoted_id))
-    shown |= await fetch([i for i in referred if i and i not in shown])
+    referred = {i for r in referring for i in (r.original_id, r.quoted_id)}
+    if missing := [i for i in referred if i and i not in shown]:
+        shown |= await fetch(missing)
     # A repeated quote shows what it quotes; that is as deep as it goes.
     deeper = {shown[r.original_id].quoted_id for r in referring if r.original_id in shown}
-    return shown | await fetch([i for i in deeper if i and i not in shown])
+    if missing := [i for i in deeper if i and i not in shown]:
+        shown |= await fetch(missing)
+    return shown
 
 
 def _parts(record: Record, shown: dict[int, Record]) -> tuple[Record | None, ...]:

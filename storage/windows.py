@@ -1,15 +1,14 @@
 """Windows as they lie in Valkey: lists of 32-byte entries, newest first.
 
 An entry is four numbers, big-endian, so its bytes sort as it does. Several windows are merged by
-sorting their bytes, which are a few sorted runs, in C; and of the merged window only what a page
-takes is decoded. Half of what a home read did beside gRPC was to decode and merge all entries that
-came, in Python: see docs/decisions/0007-home-reads.md for the figures.
+sorting their bytes, which are a few sorted runs, in C; of a dozen windows only what reaches into
+the merged top is sorted at all, and of that only what a page takes is decoded. For the figures see
+docs/decisions/0007-home-reads.md.
 """
 
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from typing import NamedTuple, cast, overload
 
 from domain.timeline import Entry, Window
@@ -18,6 +17,7 @@ ENTRY = struct.Struct(">QQQQ")
 ENTRY_BYTES = ENTRY.size
 COMPLETE = bytes(ENTRY_BYTES)
 """The last element of a window that reaches down to the beginning of time."""
+SAMPLED = 16  # one of so many elements is compared to find the top of several windows
 MARK_ID = b"\xff" * 8
 """How the first element of a window begins that is being rebuilt."""
 
@@ -88,16 +88,34 @@ def decode(elements: Sequence[bytes]) -> Window | None:
     return Window(list(Entries(b"".join(packed.elements))), packed.floor)
 
 
-def merge(windows: Sequence[Packed]) -> Window:
+def merge(windows: Sequence[Packed], wanted: int | None = None) -> Window:
     """Merges windows into one, each entry once.
 
-    Below the newest floor one of the windows may lack entries, so the merged window ends there.
+    Below the newest floor one of the windows may lack entries, so the merged window ends there; or
+    above it, where `wanted` is given and so many entries, repeated ones counted, stand there.
     """
     if len(windows) == 1:
         ((elements, floor),) = windows
         return Window(Entries(b"".join(elements)), floor)
     floor = max((window.floor for window in windows), default=0)
-    merged = sorted(chain.from_iterable(window.elements for window in windows))
-    del merged[: bisect_left(merged, floor.to_bytes(8))]
+    lowest = floor.to_bytes(8)
+    if wanted is not None:
+        lowest = max(lowest, _top(windows, wanted))
+    merged: list[bytes] = []
+    for window in windows:
+        ascending = window.elements[::-1]
+        merged += ascending[bisect_left(ascending, lowest) :]
+    merged.sort()
     merged.reverse()
-    return Window(Entries(b"".join(dict.fromkeys(merged))), floor)
+    return Window(Entries(b"".join(dict.fromkeys(merged))), int.from_bytes(lowest[:8]))
+
+
+def _top(windows: Sequence[Packed], wanted: int) -> bytes:
+    """Returns an element at or above which at least `wanted` stand, and not many more: each sample
+    has the SAMPLED before it in its window above itself. Empty where there may be too few."""
+    samples = [each for window in windows for each in window.elements[SAMPLED - 1 :: SAMPLED]]
+    needed = -(-wanted // SAMPLED)
+    if needed > len(samples):
+        return b""
+    samples.sort(reverse=True)
+    return samples[needed - 1]

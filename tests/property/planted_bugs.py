@@ -55,7 +55,7 @@ def retweet_outlives_its_original(patch: pytest.MonkeyPatch) -> None:
     page = timeline.page
 
     def forgetful(*args: Any, **rest: Any) -> Page:
-        return replace(page(*args, **rest), originals=())
+        return page(*args, **rest)._replace(originals=())
 
     patch.setattr(timeline, "page", forgetful)
 
@@ -134,7 +134,7 @@ def pages_below_a_truncated_source(patch: pytest.MonkeyPatch) -> None:
     """Merged windows are read down to the oldest floor, where one of them has ended before."""
     merge = windows.merge
 
-    def too_deep(parts: Sequence[Packed]) -> Window:
+    def too_deep(parts: Sequence[Packed], wanted: int | None) -> Window:
         merged = merge([Packed(window.elements, 0) for window in parts])
         return Window(merged.entries, min(window.floor for window in parts))
 

@@ -36,6 +36,28 @@ def test_merged_windows_hold_everything_down_to_the_newest_floor(
     assert merged.entries[:2] == expected[:2]
 
 
+@given(st.lists(cut_off(), min_size=1, max_size=5), st.integers(1, 100))
+def test_a_merged_top_is_where_the_whole_begins(
+    parts: list[tuple[list[Entry], Window]], wanted: int
+):
+    packed = [windows.pack(window) for _, window in parts]
+    whole, top = windows.merge(packed), windows.merge(packed, wanted)
+
+    assert list(top.entries) == list(whole.entries)[: len(top.entries)]
+    if len(top.entries) == len(whole.entries):
+        assert top.floor >= whole.floor
+    else:
+        assert top.floor == top.entries[-1][0]
+        repeated = sum(len([e for e in each.entries if e[0] >= top.floor]) for _, each in parts)
+        assert wanted <= repeated
+
+
+def test_a_merged_top_is_not_much_longer_than_wanted():
+    parts = [Window([entry(i) for i in range(9_000 + k, 0, -11)], 0) for k in range(11)]
+    top = windows.merge([windows.pack(window) for window in parts], 80)
+    assert 80 <= len(top.entries) <= 80 + len(parts) * windows.SAMPLED
+
+
 def test_nothing_merged_is_a_complete_empty_window():
     for nothing in ([], [windows.Packed([], 0)], [windows.Packed([], 0)] * 2):
         merged = windows.merge(nothing)
