@@ -37,8 +37,7 @@ class Settings(BaseSettings):
     metrics_listen: str = ""
     """host:port that answers `GET /metrics` to Prometheus; nothing does where it is empty."""
     keys: Path = Path(".chirp/keys")
-    """The folder with private.pem (graph_server and the command line only), jwks.json, and
-    service.jwt, the token by which Chirp's services know each other."""
+    """The folder of the keys that sign tokens and of those that are believed: mesh/keys.py."""
 
     # Outside services
     database_url: str = "postgresql://chirp@127.0.0.1:5432/chirp"
@@ -71,6 +70,11 @@ class Settings(BaseSettings):
     """`aud` of the tokens."""
     token_lifetime_s: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400
     """How long an access token is good."""
+    key_lead_s: Annotated[int, Field(ge=0, le=86_400)] = 60
+    """A new key is published for so long before it signs, so that everybody knows it by then: the
+    servers within 2 s, the gateway within CHIRP_JWKS_CACHE_S."""
+    jwks_cache_s: Annotated[int, Field(ge=1, le=60)] = 10
+    """How long the gateway believes the keys that it fetched; it fetches them anew before that."""
     token_cache_max: Annotated[int, Field(ge=1)] = 100_000
     """Verified tokens kept by a server; the oldest is forgotten first."""
 

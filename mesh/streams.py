@@ -237,6 +237,10 @@ class Streams:
             if not self._of_user[claims.user_id]:
                 del self._of_user[claims.user_id]
 
+    def session_ids(self) -> set[int]:
+        """Returns the sessions whose streams are open."""
+        return {claims.session_id for claims in self._open.values()}
+
     def end_where(self, matches: Callable[[Claims], bool], reason: str) -> None:
         """Ends the streams of some callers, for example of a session that was ended."""
         for stream, claims in list(self._open.items()):

@@ -8,7 +8,7 @@ import jwt
 from chirp.v1 import graph_pb2, user_pb2
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mesh import tokens
+from mesh import keys
 from mesh.tokens import TokenSigner
 from tests.integration.accounts import Account, Accounts, bearer, failure
 
@@ -39,7 +39,7 @@ def forged(accounts: Accounts, account: Account) -> dict[str, str]:
     header, payload, signature = account.token.split(".")
     key_id = json.loads(base64.urlsafe_b64decode(header + "=="))["kid"]
     other_key = Ed25519PrivateKey.generate()
-    public = json.loads((accounts.settings.keys / tokens.JWKS_FILE).read_bytes())["keys"][0]["x"]
+    public = json.loads((accounts.settings.keys / keys.JWKS_FILE).read_bytes())["keys"][0]["x"]
 
     def signed(**changed: str | int) -> str:
         return jwt.encode(
@@ -78,7 +78,7 @@ def forged(accounts: Accounts, account: Account) -> dict[str, str]:
 
 
 def _own_key(accounts: Accounts) -> bytes:
-    return (accounts.settings.keys / tokens.PRIVATE_KEY_FILE).read_bytes()
+    return (accounts.settings.keys / keys.PRIVATE_KEY_FILE).read_bytes()
 
 
 async def test_call_without_a_token_is_refused_on_what_is_not_open(accounts: Accounts) -> None:
@@ -100,7 +100,7 @@ async def test_forged_and_expired_tokens_are_refused_everywhere(accounts: Accoun
 async def test_token_of_another_deployment_is_refused(accounts: Accounts, tmp_path: Path) -> None:
     (ada,) = await accounts.insert()
     elsewhere = accounts.settings.model_copy(update={"keys": tmp_path / "keys"})
-    tokens.ensure_keys(elsewhere)
+    keys.ensure_keys(elsewhere)
     token = TokenSigner(elsewhere).sign_user(ada.id, 1, lifetime_s=60, now=time.time())
 
     assert await refusals(accounts, bearer(token)) == {"UNAUTHENTICATED"}
