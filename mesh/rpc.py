@@ -229,10 +229,8 @@ def _streaming(
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], known: ChirpError) -> Any:
     status = cast(Any, rpc_status.to_status(errors.to_status(known)))
-    trailing = tuple(status.trailing_metadata)
-    if isinstance(known, errors.RETRYABLE):
-        # With the status, because abort() drops what was set before it.
-        trailing = (*trailing, ("retry-after", str(errors.RETRY_AFTER_S)))
+    # With the status, because abort() drops what was set before it.
+    trailing = (*status.trailing_metadata, *errors.to_headers(known))
     return await context.abort(status.code, status.details, trailing)
 
 

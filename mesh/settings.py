@@ -7,12 +7,20 @@ value stops a process at start with one line that names it.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.rate import Limit
 from domain.trend import Rules, Statistic
 
+
+def _checked_rate(text: str) -> str:
+    Limit.parse(text)
+    return text
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
+Rate = Annotated[str, AfterValidator(_checked_rate)]
 
 
 class Settings(BaseSettings):
@@ -78,6 +86,13 @@ class Settings(BaseSettings):
     token_cache_max: Annotated[int, Field(ge=1)] = 100_000
     """Verified tokens kept by a server; the oldest is forgotten first."""
 
+    sign_in_account: Rate = "10/900"
+    """Wrong passwords for one name, whether it is taken or not, as quota/seconds: so many at once,
+    and they come back evenly. Sign-ups under one name have the same quota, of their own."""
+    sign_in_address: Rate = "60/600"
+    """Sign-ins of one address, over all gateways; of IPv6, of one network of 64 bits."""
+    sign_up_address: Rate = "60/3600"
+    """Sign-ups of one address, likewise."""
     password_hashes_max: Annotated[int, Field(ge=1, le=64)] = 2
     """Password hashes that a graph server computes at once; each takes a core and 19 MiB."""
 

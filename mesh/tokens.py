@@ -70,7 +70,7 @@ class TokenSigner:
 
     def _sign(self, claims: dict[str, str], lifetime_s: int, now: float) -> str:
         key = self._key(now)
-        times = {"iat": int(now), "exp": int(now) + lifetime_s}
+        times = {"iat": int(now), "nbf": int(now), "exp": int(now) + lifetime_s}
         names = {"iss": self._settings.token_issuer, "aud": self._settings.token_audience}
         assert key.private is not None, "signing_key gives one that can sign"
         return jwt.encode(

@@ -17,6 +17,7 @@ from chirp.v1 import graph_pb2, user_pb2
 
 from domain.tier import Thresholds
 from mesh import keys, rpc, server
+from mesh.client_address import ClientAddresses
 from mesh.settings import Settings
 from mesh.tasks import raise_if_cancelled
 from mesh.tokens import TokenSigner
@@ -27,10 +28,12 @@ from servers.passwords import open_passwords
 from servers.purge_feed import PurgeFeed
 from servers.relations import Relations
 from servers.session_verifier import SessionVerifier
+from servers.sign_in_throttle import SignInThrottle
 from servers.user_directory import UserDirectoryService
 from servers.user_service import UserService
 from storage import database, sessions, snowflakes, valkey
 from storage.database import Pool
+from storage.signins import SignInStore
 from storage.timelines import TimelineStore
 
 SESSIONS_REST_S = 600  # between two rounds of clearing up expired sessions
@@ -41,7 +44,7 @@ log = logging.getLogger(__name__)
 @asynccontextmanager
 async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
     """Opens what the services need, and closes it in the opposite order."""
-    if not (settings.keys / keys.PRIVATE_KEY_FILE).exists():
+    if not (settings.keys / keys.GATEWAY_SECRET_FILE).exists():
         keys.ensure_keys(settings)
     thresholds = Thresholds(
         settings.influencer_followers, settings.celebrity_followers, settings.tier_hysteresis
@@ -55,7 +58,10 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
         feed = PurgeFeed(pool, settings)
         verifier = SessionVerifier(pool, feed, settings)
         timelines = TimelineStore(cache, settings)
-        user_service = UserService(settings, pool, ids, passwords, TokenSigner(settings), time.time)
+        throttle = SignInThrottle(SignInStore(cache), ClientAddresses(settings), settings)
+        user_service = UserService(
+            settings, pool, ids, passwords, TokenSigner(settings), throttle, time.time
+        )
         relations = Relations(pool, ids, thresholds, timelines.drop, time.time)
         users = user_pb2.DESCRIPTOR.services_by_name
         graph = graph_pb2.DESCRIPTOR.services_by_name
@@ -70,6 +76,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
                 ),
             ],
             loops=[feed.run, lambda: _clear_sessions(pool)],
+            collectors=[throttle.collect],
         )
 
 

@@ -13,6 +13,7 @@ from mesh.rpc import Call
 from mesh.settings import Settings
 from mesh.tokens import TokenSigner
 from servers.passwords import Passwords
+from servers.sign_in_throttle import SignInThrottle
 from servers.user_message import present
 from storage import follows, outbox, purges, sessions, users
 from storage.database import Connection, Pool
@@ -30,12 +31,14 @@ class UserService:
         ids: IdMinter,
         passwords: Passwords,
         signer: TokenSigner,
+        throttle: SignInThrottle,
         clock: Callable[[], float],
     ) -> None:
         self._pool = pool
         self._ids = ids
         self._passwords = passwords
         self._signer = signer
+        self._throttle = throttle
         self._clock = clock
         self._lifetime_s = settings.token_lifetime_s
         self._keys = PublishedKeys(settings)
@@ -46,6 +49,7 @@ class UserService:
         """Validates, hashes, then writes account, first session and event together."""
         profile = user.draft(request.username, request.display_name, request.bio, request.location)
         password = user.check_password(request.password)
+        await self._throttle.sign_up(profile.username, call.metadata)
         async with self._pool.connection() as connection:
             # Spares a hash; what decides is the unique index.
             if await users.fetch_by_username(connection, profile.username) is not None:
@@ -74,11 +78,13 @@ class UserService:
         """Answers an unknown name and a wrong password alike, after the same work."""
         username = user.check_username(request.username)
         password = user.check_password(request.password)
+        await self._throttle.sign_in(username, call.metadata)
         async with self._pool.connection() as connection:
             known = await users.fetch_credentials(connection, username)
         right = await self._passwords.verify(known.password_hash if known else None, password)
         if known is None or not right:
             raise _bad_credentials()
+        await self._throttle.signed_in(username)
         session_id = self._ids.mint()
         async with self._pool.connection() as connection, connection.transaction():
             row = await users.fetch_by_id(connection, known.user_id)

@@ -182,6 +182,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stac
         drain_grace_s=0.1,
         drain_delay_s=0,
         heartbeat_s=1,
+        jwks_cache_s=2,
     )
     keys.ensure_keys(settings)
     token = tokens.TokenSigner(settings).sign_user(

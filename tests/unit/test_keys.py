@@ -2,6 +2,7 @@ import json
 import time
 from pathlib import Path
 
+import jwt
 import pytest
 
 from domain.errors import Unauthenticated
@@ -33,8 +34,6 @@ class Clock:
 
 
 def key_of(token: str) -> str:
-    import jwt
-
     return str(jwt.get_unverified_header(token)["kid"])
 
 
@@ -81,7 +80,7 @@ def test_an_old_key_stays_until_all_that_it_signed_has_expired(settings: Setting
     clock.now += 2 * keys.MARGIN_S
     keys.rotate(settings, now=clock.now)
     assert first not in published(settings)
-    with pytest.raises(Unauthenticated, match="expired"):
+    with pytest.raises(Unauthenticated):
         verifier.verify(last)
 
 
