@@ -44,7 +44,7 @@ class SignInStore:
     async def attempt(self, quotas: Sequence[Quota]) -> Refusal | None:
         """Takes one from each of these, in one atomic call; returns the one that has nothing left,
         and then takes from none."""
-        number, wait_us = await self._call(
+        found: tuple[int, int] = await self._call(
             "chirp_attempt",
             [_key(quota) for quota in quotas],
             [
@@ -53,6 +53,7 @@ class SignInStore:
                 for value in (quota.limit.interval_us, quota.limit.capacity_us)
             ],
         )
+        number, wait_us = found
         return Refusal(quotas[number - 1], wait_us) if number else None
 
     async def forgive(self, quota: Quota) -> None:

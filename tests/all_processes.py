@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor, descriptor_pool
+from google.protobuf import descriptor, descriptor_pool, message_factory
 
 from mesh.settings import Settings
 from ops import embedded, probes
@@ -33,14 +33,13 @@ class Chirp:
     def call(self, path: str, process: str) -> Callable[..., Any]:
         """Returns what calls an RPC of a process by its path, unary or a stream of answers."""
         method = method_of(path)
-        from google.protobuf import message_factory
-
-        channel = self.channels[process]
+        channel: Any = self.channels[process]
         kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+        request = message_factory.GetMessageClass(method.input_type)
         answer = message_factory.GetMessageClass(method.output_type)
         return kind(
             path,
-            request_serializer=lambda request: request.SerializeToString(),
+            request_serializer=request.SerializeToString,
             response_deserializer=answer.FromString,
         )
 
