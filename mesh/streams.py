@@ -40,6 +40,7 @@ SLOW_CONSUMER = "SLOW_CONSUMER"
 RESYNC_REQUIRED = "RESYNC_REQUIRED"
 """What a resume token stands for is no longer kept: begin anew."""
 TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105 - a reason, no secret
+SESSION_ENDED = "SESSION_ENDED"
 ENDED = "ENDED"
 
 Answers = AsyncGenerator[Message | bytes, None]

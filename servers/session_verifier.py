@@ -15,13 +15,12 @@ from collections import OrderedDict
 
 from domain.errors import Unauthenticated, Unavailable
 from mesh.settings import Settings
-from mesh.streams import Streams
+from mesh.streams import SESSION_ENDED, Streams
 from mesh.tokens import Claims, TokenVerifier
 from servers.purge_feed import PurgeFeed
 from storage import purges, sessions
 from storage.database import Pool
 
-SESSION_ENDED = "SESSION_ENDED"
 ENDED_MAX = 100_000  # ended sessions remembered, for those that are asked about just then
 NO_SESSION = 0
 TRIES = 3  # each is a poll of the feed that fell behind, just then

@@ -2,8 +2,11 @@
 
 import asyncio
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from chirp.v1 import user_pb2, user_pb2_grpc
 
@@ -12,8 +15,9 @@ from mesh import keys
 from mesh.client_address import ADDRESS_HEADER, SECRET_HEADER, ClientAddresses
 from mesh.keys import USERS
 from mesh.tokens import ServiceIdentity, TokenSigner, TokenVerifier
+from ops import embedded, gateway
 from tests import hostile_tokens
-from tests.e2e.gateway_stack import BIG_ID, Stack, stack
+from tests.e2e.gateway_stack import BIG_ID, Stack, running_envoy, stack, until_status
 from tests.hostile_tokens import FORGERIES, Forger
 
 __all__ = ["stack"]
@@ -100,3 +104,35 @@ async def test_servers_are_told_the_clients_address_by_the_gateway_and_by_nobody
 async def _status(stack: Stack, token: str) -> int:
     answer = await stack.rest.get("/api/me", headers={"authorization": f"Bearer {token}"})
     return answer.status_code
+
+
+async def test_a_gateway_that_never_learned_a_key_says_that_a_part_is_down(
+    stack: Stack, tmp_path: Path
+) -> None:
+    alone = replace(
+        stack.described,
+        listen=gateway.Endpoint("127.0.0.1", embedded.free_port()),
+        admin_port=embedded.free_port(),
+        graph_server=[gateway.Endpoint("127.0.0.1", embedded.free_port())],
+        access_log=tmp_path / "access.log",
+    )
+    configuration = tmp_path / "envoy.yaml"
+    configuration.write_text(gateway.render(alone))
+    async with (
+        running_envoy(configuration),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{alone.listen.port}") as rest,
+        grpc.aio.insecure_channel(f"127.0.0.1:{alone.listen.port}") as channel,
+    ):
+        await until_status(rest, 503)
+
+        signed_in = await rest.get("/api/tweets/5", headers=stack.bearer)
+        nobody = await rest.get("/api/tweets/5")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await user_pb2_grpc.UserServiceStub(channel).GetMe(
+                user_pb2.GetMeRequest(), metadata=tuple(stack.bearer.items())
+            )
+
+    assert (signed_in.status_code, signed_in.headers["retry-after"]) == (503, "1")
+    assert signed_in.json()["details"][0]["reason"] == "UNAVAILABLE"
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert nobody.status_code == 200
