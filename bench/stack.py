@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mesh import tokens
+from mesh import keys
 from mesh.settings import Settings
 from ops import datafolder, embedded, embedded_postgres, gateway, localstack, probes
 from ops.children import Child, ChildSpec
@@ -179,7 +179,6 @@ class BenchStack:
                     trend_worker=real["trend_worker"],
                     notification_worker=real["notification_worker"],
                     descriptor=localstack.DESCRIPTOR,
-                    jwks=self.settings.keys / tokens.JWKS_FILE,
                     access_log=self.folder / "logs" / "echo-access.log",
                 )
             )
@@ -228,7 +227,7 @@ async def opened(settings: Settings) -> AsyncGenerator[BenchStack]:
                     "eventlog_url": stores[2].url,
                 }
             )
-            tokens.ensure_keys(known)
+            keys.ensure_keys(known)
             await database.migrate(known.database_url)
             stack = BenchStack(known, local, folder, store_ids, lock)
             yield stack

@@ -258,7 +258,7 @@ async def _until_told(arrivals: dict[tuple[int, int], float], streams: int) -> N
 def _request(stack: BenchStack, port: int, method: str, user: int = 1) -> Request:
     # Trends are open, but the client always sends a token, and so does this one.
     token = TokenSigner(stack.settings).sign_user(
-        UserId(user), 1, lifetime_s=3_600, now=time.time()
+        UserId(user), 0, lifetime_s=3_600, now=time.time()
     )
     message = trend_pb2.ListTrendsRequest().SerializeToString()
     return http2.request(SERVICE + method, f"127.0.0.1:{port}", token, message)

@@ -1,4 +1,5 @@
-"""Who may call what: one rule for each RPC. An RPC without a rule stops its server at start."""
+"""Who may call what: one rule for each RPC. An RPC without a rule stops its server at start, as
+does one for services that none of them may call."""
 
 from enum import Enum
 
@@ -7,17 +8,36 @@ class Access(Enum):
     """The rules."""
 
     OPEN = "anyone; a token is verified where one is sent"
-    SIGNED_IN = "a user with a valid token"
-    SERVICE = "Chirp's own services"
+    SIGNED_IN = "a user whose session stands"
+    OWNER = "likewise, and what is read or changed is the caller's own: nobody else's is reached"
+    SERVICE = "those of Chirp's own services that CALLERS names"
+
+
+COMMAND_LINE = "chirp"
+"""The name under which the command line calls services."""
+
+SERVICES = (
+    "tweet_server",
+    "graph_server",
+    "timeline_server",
+    "trend_server",
+    "notification_server",
+    "outbox_relay",
+    "fanout_worker",
+    "trend_worker",
+    "notification_worker",
+    COMMAND_LINE,
+)
+"""Everybody who has an identity: `sub` of their tokens is `service:<name>`."""
 
 
 RULES: dict[str, Access] = {
     "/chirp.v1.UserService/CreateUser": Access.OPEN,
     "/chirp.v1.UserService/CreateSession": Access.OPEN,
-    "/chirp.v1.UserService/GetMe": Access.SIGNED_IN,
-    "/chirp.v1.UserService/UpdateMe": Access.SIGNED_IN,
-    "/chirp.v1.UserService/DeleteCurrentSession": Access.SIGNED_IN,
-    "/chirp.v1.UserService/DeleteSessions": Access.SIGNED_IN,
+    "/chirp.v1.UserService/GetMe": Access.OWNER,
+    "/chirp.v1.UserService/UpdateMe": Access.OWNER,
+    "/chirp.v1.UserService/DeleteCurrentSession": Access.OWNER,
+    "/chirp.v1.UserService/DeleteSessions": Access.OWNER,
     "/chirp.v1.UserService/GetUser": Access.OPEN,
     "/chirp.v1.UserService/GetUserByUsername": Access.OPEN,
     "/chirp.v1.UserService/GetJwks": Access.OPEN,
@@ -36,7 +56,7 @@ RULES: dict[str, Access] = {
     "/chirp.v1.FollowerDirectoryService/ListFollowerIds": Access.SERVICE,
     "/chirp.v1.TweetService/CreateTweet": Access.SIGNED_IN,
     "/chirp.v1.TweetService/GetTweet": Access.OPEN,
-    "/chirp.v1.TweetService/DeleteTweet": Access.SIGNED_IN,
+    "/chirp.v1.TweetService/DeleteTweet": Access.OWNER,
     "/chirp.v1.TweetService/GetThread": Access.OPEN,
     "/chirp.v1.TweetService/CreateLike": Access.SIGNED_IN,
     "/chirp.v1.TweetService/DeleteLike": Access.SIGNED_IN,
@@ -48,17 +68,35 @@ RULES: dict[str, Access] = {
     "/chirp.v1.TweetRecordService/BatchGetTweetRecords": Access.SERVICE,
     "/chirp.v1.TweetRecordService/GetViewerMarks": Access.SERVICE,
     "/chirp.v1.TweetRecordService/BatchGetMarks": Access.SERVICE,
-    "/chirp.v1.TimelineService/ExplainHomeTimeline": Access.SIGNED_IN,
-    "/chirp.v1.TimelineService/GetHomeTimeline": Access.SIGNED_IN,
-    "/chirp.v1.TimelineService/CountNewer": Access.SIGNED_IN,
-    "/chirp.v1.TimelineService/StreamHomeTimeline": Access.SIGNED_IN,
+    "/chirp.v1.TimelineService/ExplainHomeTimeline": Access.OWNER,
+    "/chirp.v1.TimelineService/GetHomeTimeline": Access.OWNER,
+    "/chirp.v1.TimelineService/CountNewer": Access.OWNER,
+    "/chirp.v1.TimelineService/StreamHomeTimeline": Access.OWNER,
     "/chirp.v1.TimelineService/GetUserTimeline": Access.OPEN,
     "/chirp.v1.TimelineUpkeepService/RebuildHomeTimeline": Access.SERVICE,
     "/chirp.v1.TrendService/ListTrends": Access.OPEN,
     "/chirp.v1.TrendService/StreamTrends": Access.OPEN,
     "/chirp.v1.TrendService/ExplainTrend": Access.OPEN,
     "/chirp.v1.TrendCountService/GetTrendCounts": Access.SERVICE,
-    "/chirp.v1.NotificationService/ListNotifications": Access.SIGNED_IN,
-    "/chirp.v1.NotificationService/MarkRead": Access.SIGNED_IN,
-    "/chirp.v1.NotificationService/StreamNotifications": Access.SIGNED_IN,
+    "/chirp.v1.NotificationService/ListNotifications": Access.OWNER,
+    "/chirp.v1.NotificationService/MarkRead": Access.OWNER,
+    "/chirp.v1.NotificationService/StreamNotifications": Access.OWNER,
 }
+
+CALLERS: dict[str, frozenset[str]] = {
+    "/chirp.v1.UserDirectoryService/BatchGetUserSummaries": frozenset(
+        {"tweet_server", "timeline_server", "notification_server"}
+    ),
+    "/chirp.v1.UserDirectoryService/BatchGetUsers": frozenset({"tweet_server"}),
+    "/chirp.v1.UserDirectoryService/ResolveUsernames": frozenset({"tweet_server"}),
+    "/chirp.v1.BlockDirectoryService/BatchGetBlocks": frozenset(
+        {"tweet_server", "notification_server"}
+    ),
+    "/chirp.v1.FollowerDirectoryService/ListFollowerIds": frozenset({"fanout_worker"}),
+    "/chirp.v1.TweetRecordService/BatchGetTweetRecords": frozenset({"timeline_server"}),
+    "/chirp.v1.TweetRecordService/GetViewerMarks": frozenset({"timeline_server"}),
+    "/chirp.v1.TweetRecordService/BatchGetMarks": frozenset({"timeline_server"}),
+    "/chirp.v1.TimelineUpkeepService/RebuildHomeTimeline": frozenset({COMMAND_LINE}),
+    "/chirp.v1.TrendCountService/GetTrendCounts": frozenset({"trend_server"}),
+}
+"""Which services may call each RPC of services."""

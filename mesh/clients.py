@@ -4,13 +4,12 @@ and the identity of Chirp's own services."""
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, cast
 
 import grpc
 
 from mesh.settings import Settings
-from mesh.tokens import SERVICE_TOKEN_FILE
+from mesh.tokens import ServiceIdentity
 
 KEEPALIVE_MS = 30_000  # longer than the servers' PING_INTERVAL_MIN_MS
 
@@ -49,10 +48,11 @@ def service_config(service: str) -> str:
 
 @asynccontextmanager
 async def channel(
-    settings: Settings, target: str, service: str
+    settings: Settings, target: str, service: str, *, identity: ServiceIdentity | None = None
 ) -> AsyncGenerator[grpc.aio.Channel]:
     """Opens a channel to the replicas of one service that only reads. It connects on first use,
-    and a call fails after `call_deadline_s`."""
+    and a call fails after `call_deadline_s`. Calls go out under `identity`, where they bring no
+    metadata of their own."""
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", service_config(service)),
         ("grpc.service_config_disable_resolution", 1),
@@ -63,28 +63,39 @@ async def channel(
         ("grpc.max_reconnect_backoff_ms", RECONNECT_LAST_MS),
     ]
     async with grpc.aio.insecure_channel(target, options=options) as opened:
-        yield cast(grpc.aio.Channel, _Bounded(opened, settings.call_deadline_s))
-
-
-def service_metadata(settings: Settings) -> Metadata:
-    """Returns the metadata by which Chirp's services know each other."""
-    token = (settings.keys / SERVICE_TOKEN_FILE).read_text()
-    return (("authorization", f"Bearer {token}"),)
+        bounded = _Bounded(opened, settings.call_deadline_s, identity)
+        yield cast(grpc.aio.Channel, bounded)
 
 
 class _Bounded:
-    """A channel whose unary calls have a deadline where the caller names none.
+    """A channel whose unary calls have a deadline and an identity where the caller names none.
 
     gRPC's own interceptors would do the same for a task more on each call."""
 
-    def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, deadline_s: float, identity: ServiceIdentity | None
+    ) -> None:
         self._channel = channel
         self._deadline_s = deadline_s
+        self._identity = identity
 
     def unary_unary(self, *arguments: Any, **options: Any) -> Any:
         """As grpc.aio.Channel, which stubs ask for each of their methods once."""
         call = cast(Any, self._channel).unary_unary(*arguments, **options)
-        return partial(call, timeout=self._deadline_s)
+        deadline_s, identity = self._deadline_s, self._identity
+
+        def bounded(
+            request: Any,
+            *,
+            timeout: float = deadline_s,
+            metadata: Metadata | None = None,
+            **others: Any,
+        ) -> Any:
+            if metadata is None and identity is not None:
+                metadata = identity.metadata
+            return call(request, timeout=timeout, metadata=metadata, **others)
+
+        return bounded
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._channel, name)

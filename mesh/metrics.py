@@ -58,6 +58,20 @@ TREND_USES_DROPPED: Final = Metric(
     " it may keep (CHIRP_TREND_USES_MAX).",
 )
 
+SIGN_INS_REFUSED: Final = Metric(
+    "chirp_sign_ins_refused_total",
+    "counter",
+    "Sign-ins and sign-ups that this server refused because a name or an address had too many.",
+    ("kind",),
+)
+SIGN_INS_UNCHECKED: Final = Metric(
+    "chirp_sign_ins_unchecked_total",
+    "counter",
+    "Sign-ins and sign-ups that this server let through uncounted, because the cache Valkey did not"
+    " answer.",
+    ("kind",),
+)
+
 Collector = Callable[[], Awaitable[Sequence[Sample]]]
 """Asks for numbers. What it raises is logged, and its numbers are missing from the answer."""
 

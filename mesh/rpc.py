@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf import descriptor, message_factory
@@ -18,14 +18,32 @@ from grpc_status import rpc_status
 from domain.errors import ChirpError, ServicesOnly, Unauthenticated
 from domain.ids import UserId
 from mesh import errors
-from mesh.access import RULES, Access
+from mesh.access import CALLERS, RULES, Access
 from mesh.streams import Answers, Frames, Gone, OpenStream, Streams
-from mesh.tokens import Claims, TokenVerifier
+from mesh.tokens import Claims
 
 BEARER = "Bearer "
 ANONYMOUS = Claims(None, 0, "", 0.0)
 
+Metadata = tuple[tuple[str, str | bytes], ...]
+
 log = logging.getLogger(__name__)
+
+
+class Verifier(Protocol):
+    """Says who calls: a `TokenVerifier`, or one that also asks whether sessions stand."""
+
+    def known(self, token: str) -> Claims | None:
+        """Returns who calls, where that is certain without waiting for anything."""
+        ...
+
+    async def admit(self, token: str) -> Claims:
+        """Returns who calls; raises Unauthenticated where the token is not, or no longer, good."""
+        ...
+
+    def look(self) -> None:
+        """Follows the keys; called every few seconds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +52,8 @@ class Call:
 
     claims: Claims
     open_stream: OpenStream | None = None
+    metadata: Metadata = ()
+    """The headers of the call, as they came. Anybody may have written them."""
 
     @property
     def stream(self) -> OpenStream:
@@ -48,7 +68,7 @@ class Call:
 
     @property
     def caller(self) -> UserId:
-        """The signed-in user of a method whose rule is SIGNED_IN."""
+        """The signed-in user of a method whose rule is SIGNED_IN or OWNER."""
         assert self.claims.user_id is not None, "the access rule lets only users in"
         return self.claims.user_id
 
@@ -67,12 +87,14 @@ class BoundService:
     """The process's open streams, where the service has streaming methods."""
     is_ready: Callable[[], bool] | None = None
     """Whether its health is SERVING, asked again and again; None where it always is."""
+    verifier: Verifier | None = None
+    """By whom its callers are known."""
 
 
 def bind(
     service: descriptor.ServiceDescriptor,
     servicer: object | tuple[object, ...],
-    verifier: TokenVerifier,
+    verifier: Verifier,
     streams: Streams | None = None,
     is_ready: Callable[[], bool] | None = None,
 ) -> BoundService:
@@ -109,27 +131,51 @@ def bind(
         grpc.method_handlers_generic_handler(service.full_name, handlers),
         streams,
         is_ready,
+        verifier,
     )
 
 
-def authenticate(
-    metadata: tuple[tuple[str, str | bytes], ...] | None, rule: Access, verifier: TokenVerifier
-) -> Claims:
-    """Returns who calls; raises Unauthenticated or ServicesOnly where the rule forbids it."""
-    for key, value in metadata or ():
-        if key == "authorization":
-            text = value if isinstance(value, str) else value.decode("latin-1")
-            if not text.startswith(BEARER):
-                raise Unauthenticated("the authorization header must be `Bearer <token>`")
-            claims = verifier.verify(text[len(BEARER) :])
-            if rule is Access.SERVICE and not claims.service:
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The access rule of one method."""
+
+    rule: Access
+    callers: frozenset[str]
+    """The services that may call it, where it is for services."""
+
+    @classmethod
+    def of(cls, path: str) -> "Guard":
+        """Returns the guard of a method; raises KeyError where no table knows it."""
+        rule = RULES[path]
+        return cls(rule, CALLERS[path] if rule is Access.SERVICE else frozenset())
+
+    async def claims(self, metadata: Metadata, verifier: Verifier) -> Claims:
+        """Returns who calls; raises Unauthenticated or ServicesOnly where the rule forbids it."""
+        for key, value in metadata:
+            if key == "authorization":
+                text = value if isinstance(value, str) else value.decode("latin-1")
+                if not text.startswith(BEARER):
+                    raise Unauthenticated("the authorization header must be `Bearer <token>`")
+                token = text[len(BEARER) :]
+                claims = verifier.known(token)
+                if claims is None:
+                    claims = await verifier.admit(token)
+                self._check(claims)
+                return claims
+        if self.rule is not Access.OPEN:
+            raise Unauthenticated("this method needs an access token")
+        return ANONYMOUS
+
+    def _check(self, claims: Claims) -> None:
+        if self.rule is Access.OPEN:
+            return
+        if self.rule is Access.SERVICE:
+            if not claims.service:
                 raise ServicesOnly("this method is for Chirp's own services")
-            if rule is Access.SIGNED_IN and claims.user_id is None:
-                raise Unauthenticated("this method needs a user's access token")
-            return claims
-    if rule is not Access.OPEN:
-        raise Unauthenticated("this method needs an access token")
-    return ANONYMOUS
+            if claims.service not in self.callers:
+                raise ServicesOnly("this method is for other services")
+        elif claims.user_id is None:
+            raise Unauthenticated("this method needs a user's access token")
 
 
 def _method(servicers: tuple[object, ...], name: str) -> object:
@@ -137,13 +183,14 @@ def _method(servicers: tuple[object, ...], name: str) -> object:
     return method
 
 
-def _answering(path: str, method: Method, verifier: TokenVerifier) -> Any:
-    rule = RULES[path]
+def _answering(path: str, method: Method, verifier: Verifier) -> Any:
+    guard = Guard.of(path)
 
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            metadata = cast(Any, context.invocation_metadata())
-            return await method(request, Call(authenticate(metadata, rule, verifier)))
+            metadata = cast(Metadata, context.invocation_metadata() or ())
+            claims = await guard.claims(metadata, verifier)
+            return await method(request, Call(claims, None, metadata))
         except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
             known = errors.translate(error, path)
         return await _abort(context, known)
@@ -152,16 +199,18 @@ def _answering(path: str, method: Method, verifier: TokenVerifier) -> Any:
 
 
 def _streaming(
-    path: str, method: StreamMethod, verifier: TokenVerifier, streams: Streams, frames: Frames
+    path: str, method: StreamMethod, verifier: Verifier, streams: Streams, frames: Frames
 ) -> Any:
-    rule = RULES[path]
+    guard = Guard.of(path)
 
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         stream = OpenStream(context, frames)
         try:
-            claims = authenticate(cast(Any, context.invocation_metadata()), rule, verifier)
+            metadata = cast(Metadata, context.invocation_metadata() or ())
+            claims = await guard.claims(metadata, verifier)
+            # At once: a session that ends from here on ends the stream, too.
             streams.admit(stream, claims)
-            await stream.run(method(request, Call(claims, stream)))
+            await stream.run(method(request, Call(claims, stream, metadata)))
             return
         except Gone:
             return
@@ -180,10 +229,8 @@ def _streaming(
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], known: ChirpError) -> Any:
     status = cast(Any, rpc_status.to_status(errors.to_status(known)))
-    trailing = tuple(status.trailing_metadata)
-    if isinstance(known, errors.RETRYABLE):
-        # With the status, because abort() drops what was set before it.
-        trailing = (*trailing, ("retry-after", str(errors.RETRY_AFTER_S)))
+    # With the status, because abort() drops what was set before it.
+    trailing = (*status.trailing_metadata, *errors.to_headers(known))
     return await context.abort(status.code, status.details, trailing)
 
 

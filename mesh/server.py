@@ -28,8 +28,9 @@ from grpc_reflection.v1alpha import reflection
 
 from mesh import metrics
 from mesh import settings as settings_module
+from mesh.files import LOOK_S
 from mesh.metrics import Collector, Sample
-from mesh.rpc import BoundService
+from mesh.rpc import BoundService, Verifier
 from mesh.settings import Settings
 from mesh.streams import Streams
 
@@ -130,6 +131,8 @@ async def serving(settings: Settings, services: Sequence[BoundService]) -> Async
         ready = is_ready is None or is_ready()
         await health_servicer.set(name, SERVING if ready else NOT_SERVING)
     loops = [asyncio.create_task(each.beat()) for each in streams]
+    verifiers = {service.verifier for service in services if service.verifier is not None}
+    loops += [asyncio.create_task(_follow_keys(each)) for each in verifiers]
     loops += [
         asyncio.create_task(_tell_health(health_servicer, service.full_name, service.is_ready))
         for service in services
@@ -153,6 +156,12 @@ def _pending(calls_max: int) -> tuple[tuple[str, int], ...]:
         ("grpc.server.max_pending_requests", calls_max),
         ("grpc.server.max_pending_requests_hard_limit", calls_max),
     )
+
+
+async def _follow_keys(verifier: Verifier) -> None:
+    while True:
+        await asyncio.sleep(LOOK_S)
+        verifier.look()
 
 
 async def _tell_health(health_servicer: Health, name: str, is_ready: Callable[[], bool]) -> None:

@@ -7,12 +7,20 @@ value stops a process at start with one line that names it.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.rate import Limit
 from domain.trend import Rules, Statistic
 
+
+def _checked_rate(text: str) -> str:
+    Limit.parse(text)
+    return text
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
+Rate = Annotated[str, AfterValidator(_checked_rate)]
 
 
 class Settings(BaseSettings):
@@ -37,8 +45,7 @@ class Settings(BaseSettings):
     metrics_listen: str = ""
     """host:port that answers `GET /metrics` to Prometheus; nothing does where it is empty."""
     keys: Path = Path(".chirp/keys")
-    """The folder with private.pem (graph_server and the command line only), jwks.json, and
-    service.jwt, the token by which Chirp's services know each other."""
+    """The folder of the keys that sign tokens and of those that are believed: mesh/keys.py."""
 
     # Outside services
     database_url: str = "postgresql://chirp@127.0.0.1:5432/chirp"
@@ -71,9 +78,21 @@ class Settings(BaseSettings):
     """`aud` of the tokens."""
     token_lifetime_s: Annotated[int, Field(ge=60, le=2_592_000)] = 86_400
     """How long an access token is good."""
+    key_lead_s: Annotated[int, Field(ge=0, le=86_400)] = 60
+    """A new key is published for so long before it signs, so that everybody knows it by then: the
+    servers within 2 s, the gateway within CHIRP_JWKS_CACHE_S."""
+    jwks_cache_s: Annotated[int, Field(ge=1, le=60)] = 10
+    """How long the gateway believes the keys that it fetched; it fetches them anew before that."""
     token_cache_max: Annotated[int, Field(ge=1)] = 100_000
     """Verified tokens kept by a server; the oldest is forgotten first."""
 
+    sign_in_account: Rate = "10/900"
+    """Wrong passwords for one name, whether it is taken or not, as quota/seconds: so many at once,
+    and they come back evenly. Sign-ups under one name have the same quota, of their own."""
+    sign_in_address: Rate = "60/600"
+    """Sign-ins of one address, over all gateways; of IPv6, of one network of 64 bits."""
+    sign_up_address: Rate = "60/3600"
+    """Sign-ups of one address, likewise."""
     password_hashes_max: Annotated[int, Field(ge=1, le=64)] = 2
     """Password hashes that a graph server computes at once; each takes a core and 19 MiB."""
 

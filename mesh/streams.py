@@ -40,6 +40,7 @@ SLOW_CONSUMER = "SLOW_CONSUMER"
 RESYNC_REQUIRED = "RESYNC_REQUIRED"
 """What a resume token stands for is no longer kept: begin anew."""
 TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105 - a reason, no secret
+SESSION_ENDED = "SESSION_ENDED"
 ENDED = "ENDED"
 
 Answers = AsyncGenerator[Message | bytes, None]
@@ -236,6 +237,10 @@ class Streams:
             self._of_user[claims.user_id] -= 1
             if not self._of_user[claims.user_id]:
                 del self._of_user[claims.user_id]
+
+    def session_ids(self) -> set[int]:
+        """Returns the sessions whose streams are open."""
+        return {claims.session_id for claims in self._open.values()}
 
     def end_where(self, matches: Callable[[Claims], bool], reason: str) -> None:
         """Ends the streams of some callers, for example of a session that was ended."""

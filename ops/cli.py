@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from ops.commands import accounts, deadletters, processes, timelines, trends, watch
+from ops.commands import accounts, deadletters, keys, processes, timelines, trends, watch
 
 app = typer.Typer(
     help="Chirp: the back end of a microblog.",
@@ -17,6 +17,7 @@ for commands in (processes, accounts, timelines):
 app.add_typer(watch.app, name="watch")
 app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(trends.app, name="trends")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

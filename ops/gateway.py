@@ -57,14 +57,16 @@ class Gateway:
     """The replicas of the notification worker; asked for their health only."""
     descriptor: Path = Path("/etc/chirp/descriptor.binpb")
     """gen/descriptor.binpb as Envoy sees it."""
-    jwks: Path = Path("/etc/chirp/keys/jwks.json")
-    """The public keys as Envoy sees them."""
     access_log: Path = Path("/dev/stdout")
     """Where the access log goes."""
     token_issuer: str = "chirp"  # noqa: S105
     """As in Settings."""
     token_audience: str = "chirp"  # noqa: S105
     """As in Settings."""
+    jwks_cache_s: int = 10
+    """As in Settings."""
+    gateway_secret: str = ""
+    """By which servers know what comes from the gateway: `keys.gateway_secret`."""
     call_timeout_s: float = 10.0
     """Longest call, retries included; above CHIRP_DATABASE_TIMEOUT_S, so that a server's own
     answer comes first."""
@@ -77,10 +79,11 @@ def render(gateway: Gateway) -> str:
         "listen_port": gateway.listen.port,
         "admin_port": gateway.admin_port,
         "descriptor": str(gateway.descriptor),
-        "jwks": str(gateway.jwks),
         "access_log": str(gateway.access_log),
         "token_issuer": gateway.token_issuer,
         "token_audience": gateway.token_audience,
+        "jwks_cache": f"{gateway.jwks_cache_s}s",
+        "gateway_secret": gateway.gateway_secret,
         "call_timeout": f"{gateway.call_timeout_s:g}s",
         "local_replies": gateway_replies.local_replies(),
         "bare_errors": gateway_replies.bare_errors(),

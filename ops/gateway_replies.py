@@ -37,15 +37,19 @@ OVERLOADED = Reply(
 TIMED_OUT = Reply(504, code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", LATE)
 UNAVAILABLE = Reply(503, code.UNAVAILABLE, "UNAVAILABLE", UNAVAILABLE_TEXT, RETRY_AFTER, retry=True)
 
+NOT_SIGNED_IN = Reply(
+    401,
+    code.UNAUTHENTICATED,
+    "UNAUTHENTICATED",
+    "the access token is not valid or has expired",
+    {"www-authenticate": "Bearer"},
+)
+FROM_TOKENS = "response.code_details.contains('jwt_authn_access_denied')"
+NO_KEYS = "response.code_details.contains('Jwks_remote_fetch_is_failed')"
+
 # For exactly their status.
 REPLIES = (
-    Reply(
-        401,
-        code.UNAUTHENTICATED,
-        "UNAUTHENTICATED",
-        "the access token is not valid or has expired",
-        {"www-authenticate": "Bearer"},
-    ),
+    NOT_SIGNED_IN,
     NO_ROUTE,
     Reply(408, code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", LATE),
     Reply(413, code.INVALID_ARGUMENT, "TOO_LARGE", "the body is larger than 64 KiB"),
@@ -98,6 +102,31 @@ def local_replies() -> list[dict[str, Any]]:
             },
             {
                 "filter": matches,
+                "headers_to_add": _headers(reply.headers),
+                "body_format_override": {"json_format": _json(reply)},
+            },
+        ]
+    return [*_token_mappers(), *mappers]
+
+
+def _token_mappers() -> list[dict[str, Any]]:
+    """Returns the mappers of what jwt_authn refuses by another status than the servers would: 403
+    for another's audience, and 401 where it was never told of any key."""
+    mappers: list[dict[str, Any]] = []
+    for match, reply in (
+        (_cel(NO_KEYS), UNAVAILABLE),
+        (_all_of(_status_is("EQ", 403), _cel(FROM_TOKENS)), NOT_SIGNED_IN),
+    ):
+        headers = {"grpc-status": str(reply.code), "grpc-status-details-bin": _binary(reply)}
+        mappers += [
+            {
+                "filter": _all_of(match, *ASKED_IN_GRPC),
+                "headers_to_add": _headers({**reply.headers, **headers}),
+                "body_format_override": {"text_format_source": {"inline_string": reply.message}},
+            },
+            {
+                "filter": match,
+                "status_code": reply.status,
                 "headers_to_add": _headers(reply.headers),
                 "body_format_override": {"json_format": _json(reply)},
             },

@@ -1,10 +1,10 @@
-"""What a gateway in a container reads, in one folder that it mounts as /etc/chirp. Envoy's image
-runs as another user than ours, so it gets the public keys as a copy, and no private one."""
+"""What a gateway in a container reads, in one folder that it mounts as /etc/chirp. No key is in it:
+the gateway asks graph_server for the public ones."""
 
 import shutil
 from pathlib import Path
 
-from mesh import tokens
+from mesh import keys
 from mesh.settings import Settings
 from ops import gateway
 
@@ -12,12 +12,15 @@ DESCRIPTOR = Path(__file__).resolve().parent.parent / "gen" / "descriptor.binpb"
 
 
 def write(folder: Path, settings: Settings) -> None:
-    """Writes envoy.yaml, descriptor.binpb and keys/jwks.json; needs the keys of `chirp migrate`."""
-    keys = folder / "keys"
-    keys.mkdir(parents=True, exist_ok=True)
+    """Writes envoy.yaml and descriptor.binpb; needs the key folder of `chirp migrate`."""
+    folder.mkdir(parents=True, exist_ok=True)
     rendered = gateway.render(
-        gateway.Gateway(token_issuer=settings.token_issuer, token_audience=settings.token_audience)
+        gateway.Gateway(
+            token_issuer=settings.token_issuer,
+            token_audience=settings.token_audience,
+            jwks_cache_s=settings.jwks_cache_s,
+            gateway_secret=keys.gateway_secret(settings.keys),
+        )
     )
     (folder / "envoy.yaml").write_text(rendered)
     shutil.copyfile(DESCRIPTOR, folder / "descriptor.binpb")
-    shutil.copyfile(settings.keys / tokens.JWKS_FILE, keys / tokens.JWKS_FILE)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mesh import tokens
+from mesh import keys
 from mesh.settings import Settings
 from ops import embedded, embedded_postgres, gateway, probes, processes
 from ops.children import ChildSpec
@@ -138,7 +138,8 @@ class LocalStack:
                 notification_server=endpoints["notification_server"],
                 notification_worker=endpoints["notification_worker"],
                 descriptor=DESCRIPTOR,
-                jwks=self._keys / tokens.JWKS_FILE,
+                jwks_cache_s=settings.jwks_cache_s,
+                gateway_secret=keys.gateway_secret(self._keys),
                 access_log=self.access_log,
                 token_issuer=settings.token_issuer,
                 token_audience=settings.token_audience,

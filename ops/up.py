@@ -22,7 +22,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
-from mesh import tokens
+from mesh import keys
 from mesh.settings import Settings
 from ops import datafolder, localstack, rolling, stack
 from ops.children import (
@@ -221,7 +221,7 @@ class Supervisor:
         addresses = local.addresses(
             database_url=postgres.url, valkey_url=cache.url, eventlog_url=eventlog.url
         )
-        tokens.ensure_keys(self._settings.model_copy(update={"keys": addresses.keys}))
+        keys.ensure_keys(self._settings.model_copy(update={"keys": addresses.keys}))
         await database.migrate(postgres.url)
         workers = local.replicas([kind for kind in KINDS if not kind.is_server], addresses)
         servers = local.replicas([kind for kind in KINDS if kind.is_server], addresses)

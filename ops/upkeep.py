@@ -8,8 +8,9 @@ from chirp.v1 import timeline_pb2, timeline_pb2_grpc
 
 from domain.ids import UserId
 from mesh import clients
-from mesh.clients import Metadata
+from mesh.access import COMMAND_LINE
 from mesh.settings import Settings
+from mesh.tokens import ServiceIdentity
 
 SERVICE = "chirp.v1.TimelineUpkeepService"
 
@@ -17,16 +18,15 @@ SERVICE = "chirp.v1.TimelineUpkeepService"
 class Rebuilder:
     """Asks timeline_server to rebuild home timelines."""
 
-    def __init__(self, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = timeline_pb2_grpc.TimelineUpkeepServiceStub(channel)
-        self._metadata = metadata
 
     async def rebuild(self, viewer: UserId) -> bool:
         """Rebuilds one, while it is read; returns whether there was one. Raises ConnectionError
         where timeline_server does not do it in spite of tries."""
         try:
             answer = await self._stub.RebuildHomeTimeline(
-                timeline_pb2.RebuildHomeTimelineRequest(user_id=viewer), metadata=self._metadata
+                timeline_pb2.RebuildHomeTimelineRequest(user_id=viewer)
             )
         except grpc.aio.AioRpcError as error:
             raise ConnectionError(
@@ -38,5 +38,8 @@ class Rebuilder:
 @asynccontextmanager
 async def open_rebuilder(settings: Settings) -> AsyncGenerator[Rebuilder]:
     """Opens a channel to the timeline servers."""
-    async with clients.channel(settings, settings.timeline_target, SERVICE) as channel:
-        yield Rebuilder(channel, clients.service_metadata(settings))
+    identity = ServiceIdentity(settings, COMMAND_LINE)
+    async with clients.channel(
+        settings, settings.timeline_target, SERVICE, identity=identity
+    ) as channel:
+        yield Rebuilder(channel)

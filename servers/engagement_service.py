@@ -9,7 +9,6 @@ from chirp.v1 import events_pb2, tweet_pb2, user_pb2, user_pb2_grpc
 from domain import paging
 from domain.errors import TweetNotFound, Unauthenticated
 from domain.ids import MAX_ID, TweetId, UserId
-from mesh.clients import Metadata
 from mesh.rpc import Call
 from servers import tweet_writer
 from servers.announcer import Announcer
@@ -34,14 +33,12 @@ class EngagementService:
         reader: TweetReader,
         announcer: Announcer,
         directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub",
-        metadata: Metadata,
     ) -> None:
         self._pool = pool
         self._ids = ids
         self._reader = reader
         self._announcer = announcer
         self._directory = directory
-        self._metadata = metadata
 
     async def CreateLike(self, request: tweet_pb2.CreateLikeRequest, call: Call) -> bytes:
         """Likes a tweet."""
@@ -169,7 +166,6 @@ class EngagementService:
             user_pb2.BatchGetUsersRequest(
                 ids=[each.user_id for each in listed], viewer_id=call.user_id or 0
             ),
-            metadata=self._metadata,
         )
         users = {user.id: user for user in answer.users}
         return [users[each.user_id] for each in listed if each.user_id in users]

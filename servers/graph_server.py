@@ -16,19 +16,24 @@ import psycopg
 from chirp.v1 import graph_pb2, user_pb2
 
 from domain.tier import Thresholds
-from mesh import rpc, server, tokens
+from mesh import keys, rpc, server
+from mesh.client_address import ClientAddresses
 from mesh.settings import Settings
 from mesh.tasks import raise_if_cancelled
-from mesh.tokens import TokenSigner, TokenVerifier
+from mesh.tokens import TokenSigner
 from servers.block_directory import BlockDirectoryService
 from servers.follower_directory import FollowerDirectoryService
 from servers.graph_service import GraphService
 from servers.passwords import open_passwords
+from servers.purge_feed import PurgeFeed
 from servers.relations import Relations
+from servers.session_verifier import SessionVerifier
+from servers.sign_in_throttle import SignInThrottle
 from servers.user_directory import UserDirectoryService
 from servers.user_service import UserService
 from storage import database, sessions, snowflakes, valkey
 from storage.database import Pool
+from storage.signins import SignInStore
 from storage.timelines import TimelineStore
 
 SESSIONS_REST_S = 600  # between two rounds of clearing up expired sessions
@@ -39,9 +44,8 @@ log = logging.getLogger(__name__)
 @asynccontextmanager
 async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
     """Opens what the services need, and closes it in the opposite order."""
-    if not (settings.keys / tokens.PRIVATE_KEY_FILE).exists():
-        tokens.ensure_keys(settings)
-    verifier = TokenVerifier(settings)
+    if not (settings.keys / keys.GATEWAY_SECRET_FILE).exists():
+        keys.ensure_keys(settings)
     thresholds = Thresholds(
         settings.influencer_followers, settings.celebrity_followers, settings.tier_hysteresis
     )
@@ -51,8 +55,13 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
         valkey.connect(settings.valkey_url, settings) as cache,
         open_passwords(settings) as passwords,
     ):
+        feed = PurgeFeed(pool, settings)
+        verifier = SessionVerifier(pool, feed, settings)
         timelines = TimelineStore(cache, settings)
-        user_service = UserService(settings, pool, ids, passwords, TokenSigner(settings), time.time)
+        throttle = SignInThrottle(SignInStore(cache), ClientAddresses(settings), settings)
+        user_service = UserService(
+            settings, pool, ids, passwords, TokenSigner(settings), throttle, time.time
+        )
         relations = Relations(pool, ids, thresholds, timelines.drop, time.time)
         users = user_pb2.DESCRIPTOR.services_by_name
         graph = graph_pb2.DESCRIPTOR.services_by_name
@@ -66,7 +75,8 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
                     graph["FollowerDirectoryService"], FollowerDirectoryService(pool), verifier
                 ),
             ],
-            loops=[lambda: _clear_sessions(pool)],
+            loops=[feed.run, lambda: _clear_sessions(pool)],
+            collectors=[throttle.collect],
         )
 
 

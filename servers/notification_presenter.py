@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from chirp.v1 import notification_pb2, user_pb2, user_pb2_grpc
 
-from mesh.clients import Metadata
 from storage.notifications import NotificationRow
 
 NAMES_EACH = 1_000  # as many as a page of 100 with 10 actors each may hold
@@ -13,11 +12,8 @@ NAMES_EACH = 1_000  # as many as a page of 100 with 10 actors each may hold
 class NotificationPresenter:
     """Makes messages of rows."""
 
-    def __init__(
-        self, directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub", metadata: Metadata
-    ) -> None:
+    def __init__(self, directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub") -> None:
         self._directory = directory
-        self._metadata = metadata
 
     async def present(
         self, rows: Sequence[NotificationRow], *, read_to: int
@@ -45,7 +41,6 @@ class NotificationPresenter:
         for start in range(0, len(asked), NAMES_EACH):
             answer = await self._directory.BatchGetUserSummaries(
                 user_pb2.BatchGetUserSummariesRequest(ids=asked[start : start + NAMES_EACH]),
-                metadata=self._metadata,
             )
             names |= {user.id: user for user in answer.users}
         return names

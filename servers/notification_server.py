@@ -11,12 +11,16 @@ from mesh import clients, rpc, server
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.streams import Streams
-from mesh.tokens import TokenVerifier
+from mesh.tokens import ServiceIdentity
 from servers.log_tail import LogTail
 from servers.notification_presenter import NotificationPresenter
 from servers.notification_service import NotificationService
 from servers.notification_streams import NotificationStreams
+from servers.purge_feed import PurgeFeed
+from servers.session_verifier import SessionVerifier
 from storage import database
+
+NAME = "notification_server"
 
 
 @asynccontextmanager
@@ -24,29 +28,33 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
     """Opens what the server needs, and binds its service."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(database.open_pool(settings))
+        identity = ServiceIdentity(settings, NAME)
         to_graph = await stack.enter_async_context(
-            clients.channel(settings, settings.graph_target, "chirp.v1.UserDirectoryService")
+            clients.channel(
+                settings, settings.graph_target, "chirp.v1.UserDirectoryService", identity=identity
+            )
         )
         to_blocks = await stack.enter_async_context(
-            clients.channel(settings, settings.graph_target, "chirp.v1.BlockDirectoryService")
+            clients.channel(
+                settings, settings.graph_target, "chirp.v1.BlockDirectoryService", identity=identity
+            )
         )
         event_log = await stack.enter_async_context(open_log(settings))
-        metadata = clients.service_metadata(settings)
-        presenter = NotificationPresenter(
-            user_pb2_grpc.UserDirectoryServiceStub(to_graph), metadata
-        )
+        presenter = NotificationPresenter(user_pb2_grpc.UserDirectoryServiceStub(to_graph))
         streaming = NotificationStreams(
-            pool, presenter, graph_pb2_grpc.BlockDirectoryServiceStub(to_blocks), metadata
+            pool, presenter, graph_pb2_grpc.BlockDirectoryServiceStub(to_blocks)
         )
         tail = LogTail(event_log.reader(), event_log.partitions, keep=0)
         tail.listen(streaming.on_seen, streaming.on_begin)
         servicers = (NotificationService(pool, presenter), streaming)
         descriptor = notification_pb2.DESCRIPTOR.services_by_name["NotificationService"]
+        feed, streams = PurgeFeed(pool, settings), Streams(settings)
+        verifier = SessionVerifier(pool, feed, settings, streams)
         yield Process(
-            services=[rpc.bind(descriptor, servicers, TokenVerifier(settings), Streams(settings))],
-            loops=[tail.run],
+            services=[rpc.bind(descriptor, servicers, verifier, streams)],
+            loops=[feed.run, tail.run],
         )
 
 
 if __name__ == "__main__":
-    server.main("notification_server", open_process)
+    server.main(NAME, open_process)

@@ -14,7 +14,6 @@ from chirp.v1 import graph_pb2, graph_pb2_grpc, notification_pb2
 
 from domain import notification
 from domain.ids import UserId
-from mesh.clients import Metadata
 from mesh.rpc import Call
 from mesh.streams import HEARTBEAT, RESYNC_REQUIRED, Answers, Ended
 from mesh.tasks import raise_if_cancelled
@@ -35,12 +34,10 @@ class NotificationStreams:
         pool: Pool,
         presenter: NotificationPresenter,
         blocks: "graph_pb2_grpc.BlockDirectoryServiceAsyncStub",
-        metadata: Metadata,
     ) -> None:
         self._pool = pool
         self._presenter = presenter
         self._blocks = blocks
-        self._metadata = metadata
         self._wakes: dict[UserId, set[asyncio.Event]] = {}
 
     async def StreamNotifications(
@@ -98,7 +95,6 @@ class NotificationStreams:
             return []
         answer = await self._blocks.BatchGetBlocks(
             graph_pb2.BatchGetBlocksRequest(user_id=user, other_ids=actors),
-            metadata=self._metadata,
         )
         hidden = {*answer.blocked_ids, *answer.muted_ids}
         if hidden.isdisjoint(actors):

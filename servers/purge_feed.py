@@ -49,6 +49,10 @@ class PurgeFeed:
         """Registers a cache."""
         self._listeners.append((on_purge, forget_all))
 
+    def begin_anew(self) -> None:
+        """Has the next poll forget everything: a listener could not do what it was told."""
+        self._xid = None
+
     async def poll(self) -> None:
         """Asks once; raises what the database raises."""
         started = time.monotonic()

@@ -9,7 +9,6 @@ from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 
 from domain.ids import UserId, minted_at_ms
 from domain.timeline import Viewer
-from mesh.clients import Metadata
 from servers.tweet_presenter import Marks
 
 # Marks are at most so old anywhere; so a tweet that is younger has none that must be shown.
@@ -34,11 +33,9 @@ class StreamMarks:
     def __init__(
         self,
         stub: "tweet_pb2_grpc.TweetRecordServiceAsyncStub",
-        metadata: Metadata,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._stub = stub
-        self._metadata = metadata
         self._clock = clock
         self._answers: dict[frozenset[int], _Answer] = {}
 
@@ -75,7 +72,6 @@ class StreamMarks:
                 tweet_pb2.BatchGetMarksRequest(
                     tweet_ids=ids, user_ids=asked[start : start + USERS_EACH]
                 ),
-                metadata=self._metadata,
             )
             for known, marks in ((liked, answer.likes), (retweeted, answer.retweets)):
                 for mark in marks:

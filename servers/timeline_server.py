@@ -12,7 +12,7 @@ from mesh import clients, rpc, server
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.streams import Streams
-from mesh.tokens import TokenVerifier
+from mesh.tokens import ServiceIdentity
 from servers.explain_service import ExplainService
 from servers.home_skeleton import HomeSkeleton
 from servers.home_source import Source
@@ -20,6 +20,7 @@ from servers.home_streams import HomeStreams
 from servers.home_watches import Watches
 from servers.log_tail import LogTail
 from servers.purge_feed import PurgeFeed
+from servers.session_verifier import SessionVerifier
 from servers.stream_marks import StreamMarks
 from servers.timeline_service import TimelineService
 from servers.tweet_hydrator import TweetHydrator
@@ -30,6 +31,8 @@ from servers.viewer_marks import ViewerMarks
 from servers.viewers import Viewers
 from storage import database, valkey, valkey_cluster
 from storage.timelines import TimelineStore
+
+NAME = "timeline_server"
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +47,21 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         hot = await stack.enter_async_context(
             valkey_cluster.open_hot(settings.valkey_url, settings.valkey_timeout_s)
         )
+        identity = ServiceIdentity(settings, NAME)
         to_graph = await stack.enter_async_context(
-            clients.channel(settings, settings.graph_target, "chirp.v1.UserDirectoryService")
+            clients.channel(
+                settings, settings.graph_target, "chirp.v1.UserDirectoryService", identity=identity
+            )
         )
         to_tweets = await stack.enter_async_context(
-            clients.channel(settings, settings.tweet_target, "chirp.v1.TweetRecordService")
+            clients.channel(
+                settings, settings.tweet_target, "chirp.v1.TweetRecordService", identity=identity
+            )
         )
-        metadata = clients.service_metadata(settings)
         feed = PurgeFeed(pool, settings)
-        names = UserNames(user_pb2_grpc.UserDirectoryServiceStub(to_graph), metadata, settings)
+        names = UserNames(user_pb2_grpc.UserDirectoryServiceStub(to_graph), settings)
         to_records = tweet_pb2_grpc.TweetRecordServiceStub(to_tweets)
-        hydrator = TweetHydrator(hot, to_records, metadata, settings)
+        hydrator = TweetHydrator(hot, to_records, settings)
         timelines = TimelineStore(cache, settings)
         viewers = Viewers(pool, timelines, feed, settings)
         for cached in (names, hydrator, viewers):
@@ -71,7 +78,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             skeleton=skeleton,
             hydrator=hydrator,
             presenter=presenter,
-            marks=ViewerMarks(to_records, metadata, timelines, settings),
+            marks=ViewerMarks(to_records, timelines, settings),
             feed=feed,
         )
         event_log = await stack.enter_async_context(open_log(settings))
@@ -89,7 +96,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             hydrator=hydrator,
             presenter=presenter,
             names=names,
-            marks=StreamMarks(to_records, metadata),
+            marks=StreamMarks(to_records),
             feed=feed,
             partitions=event_log.partitions,
             begin_s=settings.call_deadline_s,
@@ -97,14 +104,16 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         tail.prepare(streaming.prepare)
         tail.listen(streaming.on_seen, streaming.on_begin)
         upkeep = UpkeepService(skeleton, timelines)
-        descriptors, verifier = timeline_pb2.DESCRIPTOR.services_by_name, TokenVerifier(settings)
+        streams = Streams(settings)
+        verifier = SessionVerifier(pool, feed, settings, streams)
+        descriptors = timeline_pb2.DESCRIPTOR.services_by_name
         yield Process(
             services=[
                 rpc.bind(
                     descriptors["TimelineService"],
                     (service, explaining, streaming),
                     verifier,
-                    Streams(settings),
+                    streams,
                 ),
                 rpc.bind(descriptors["TimelineUpkeepService"], upkeep, verifier),
             ],
@@ -121,4 +130,4 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
 
 
 if __name__ == "__main__":
-    server.main("timeline_server", open_process)
+    server.main(NAME, open_process)

@@ -1,5 +1,6 @@
-"""trend_server: TrendService. Owns nothing; reads what trend_worker published in the cache. Its
-health is SERVING from the first lists on, so that nobody is sent to a server that has none."""
+"""trend_server: TrendService. Owns nothing; reads what trend_worker published in the cache, and of
+PostgreSQL only whether sessions stand. Its health is SERVING from the first lists on, so that
+nobody is sent to a server that has none."""
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,29 +11,41 @@ from mesh import clients, rpc, server
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.streams import Streams
-from mesh.tokens import TokenVerifier
+from mesh.tokens import ServiceIdentity
+from servers.purge_feed import PurgeFeed
+from servers.session_verifier import SessionVerifier
 from servers.trend_book import TrendBook
 from servers.trend_service import TrendService
-from storage import valkey
+from storage import database, valkey
 from storage.trends import TrendStore
+
+NAME = "trend_server"
+SESSIONS_POOL = 2  # the database is asked about sessions only, each once
 
 
 @asynccontextmanager
 async def open_process(settings: Settings) -> AsyncGenerator[Process]:
     """Opens what the server needs, and binds its service."""
     async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(database.open_pool(settings, size_max=SESSIONS_POOL))
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
+        identity = ServiceIdentity(settings, NAME)
         to_worker = await stack.enter_async_context(
-            clients.channel(settings, settings.trend_count_target, "chirp.v1.TrendCountService")
+            clients.channel(
+                settings,
+                settings.trend_count_target,
+                "chirp.v1.TrendCountService",
+                identity=identity,
+            )
         )
         rules = settings.trend_rules
         book = TrendBook(TrendStore(cache), rules, settings)
         service = TrendService(
             book,
             trend_pb2_grpc.TrendCountServiceStub(to_worker),
-            clients.service_metadata(settings),
             rules,
         )
+        feed, streams = PurgeFeed(pool, settings), Streams(settings)
         # The first call should find something, where there is anything to find.
         await valkey.best_effort("reading trends", book.poll())
         descriptor = trend_pb2.DESCRIPTOR.services_by_name["TrendService"]
@@ -41,14 +54,14 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                 rpc.bind(
                     descriptor,
                     service,
-                    TokenVerifier(settings),
-                    Streams(settings),
+                    SessionVerifier(pool, feed, settings, streams),
+                    streams,
                     is_ready=book.is_ready,
                 )
             ],
-            loops=[book.run],
+            loops=[book.run, feed.run],
         )
 
 
 if __name__ == "__main__":
-    server.main("trend_server", open_process)
+    server.main(NAME, open_process)

@@ -10,7 +10,6 @@ from domain import trend, tweet
 from domain.errors import InvalidArgument
 from domain.text import well_formed
 from domain.trend import HOUR, Rules
-from mesh.clients import Metadata
 from mesh.rpc import Call
 from mesh.streams import Answers
 from mesh.tasks import raise_if_cancelled
@@ -30,12 +29,10 @@ class TrendService:
         self,
         book: TrendBook,
         counts: "trend_pb2_grpc.TrendCountServiceAsyncStub",
-        metadata: Metadata,
         rules: Rules,
     ) -> None:
         self._book = book
         self._counts = counts
-        self._metadata = metadata
         self._rules = rules
 
     async def ListTrends(self, request: trend_pb2.ListTrendsRequest, call: Call) -> bytes:
@@ -94,7 +91,7 @@ class TrendService:
         while True:
             raise_if_cancelled()
             try:
-                return await self._counts.GetTrendCounts(asked, metadata=self._metadata)
+                return await self._counts.GetTrendCounts(asked)
             except grpc.aio.AioRpcError as error:
                 late = time.monotonic() > deadline
                 if late or error.code() is not grpc.StatusCode.UNAVAILABLE:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 
-from mesh.clients import Metadata
 from mesh.settings import Settings
 from servers import tweet_records
 from servers.tweet_records import Record
@@ -28,12 +27,10 @@ class TweetHydrator:
         self,
         hot: HotConnection,
         stub: "tweet_pb2_grpc.TweetRecordServiceAsyncStub",
-        metadata: Metadata,
         settings: Settings,
     ) -> None:
         self._hot = hot
         self._stub = stub
-        self._metadata = metadata
         self._bytes_max = settings.tweet_cache_bytes
         self._bytes = 0
         self._records: OrderedDict[int, Record] = OrderedDict()
@@ -91,7 +88,6 @@ class TweetHydrator:
         for start in range(0, len(ids), BATCH_MAX):
             answer = await self._stub.BatchGetTweetRecords(
                 tweet_pb2.BatchGetTweetRecordsRequest(ids=ids[start : start + BATCH_MAX]),
-                metadata=self._metadata,
             )
             for message in answer.records:
                 found[message.id] = self._keep(tweet_records.from_proto(message))

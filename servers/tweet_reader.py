@@ -7,7 +7,6 @@ from chirp.v1 import graph_pb2, graph_pb2_grpc
 
 from domain.errors import Blocked, TweetNotFound
 from domain.ids import UserId
-from mesh.clients import Metadata
 from servers import tweet_records
 from servers.tweet_presenter import ANONYMOUS, Marks, TweetPresenter, View
 from servers.tweet_records import Record
@@ -26,12 +25,10 @@ class TweetReader:
         pool: Pool,
         presenter: TweetPresenter,
         blocks: "graph_pb2_grpc.BlockDirectoryServiceAsyncStub",
-        metadata: Metadata,
     ) -> None:
         self._pool = pool
         self._presenter = presenter
         self._blocks = blocks
-        self._metadata = metadata
 
     async def answer(self, row: TweetRow, user: UserId | None) -> bytes:
         """Returns one tweet as `user` sees it."""
@@ -99,7 +96,6 @@ class TweetReader:
                 graph_pb2.BatchGetBlocksRequest(
                     user_id=user, other_ids=asked[start : start + ASKED_MAX]
                 ),
-                metadata=self._metadata,
             )
 
     async def _fetch(self, ids: Sequence[int]) -> dict[int, Record]:

@@ -8,10 +8,11 @@ from chirp.v1 import graph_pb2_grpc, tweet_pb2, user_pb2_grpc
 from mesh import clients, rpc, server
 from mesh.server import Process
 from mesh.settings import Settings
-from mesh.tokens import TokenVerifier
+from mesh.tokens import ServiceIdentity
 from servers.announcer import Announcer
 from servers.engagement_service import EngagementService
 from servers.purge_feed import PurgeFeed
+from servers.session_verifier import SessionVerifier
 from servers.thread_service import ThreadService
 from servers.tweet_presenter import TweetPresenter
 from servers.tweet_reader import TweetReader
@@ -20,6 +21,8 @@ from servers.tweet_service import TweetService
 from servers.user_names import UserNames
 from storage import database, snowflakes, valkey, valkey_cluster
 from storage.timelines import TimelineStore
+
+NAME = "tweet_server"
 
 
 @asynccontextmanager
@@ -33,22 +36,25 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             valkey_cluster.open_hot(settings.valkey_url, settings.valkey_timeout_s)
         )
         ids = await stack.enter_async_context(snowflakes.lease(pool))
+        identity = ServiceIdentity(settings, NAME)
         to_users = await stack.enter_async_context(
-            clients.channel(settings, settings.graph_target, "chirp.v1.UserDirectoryService")
+            clients.channel(
+                settings, settings.graph_target, "chirp.v1.UserDirectoryService", identity=identity
+            )
         )
         to_blocks = await stack.enter_async_context(
-            clients.channel(settings, settings.graph_target, "chirp.v1.BlockDirectoryService")
+            clients.channel(
+                settings, settings.graph_target, "chirp.v1.BlockDirectoryService", identity=identity
+            )
         )
         directory = user_pb2_grpc.UserDirectoryServiceStub(to_users)
-        metadata = clients.service_metadata(settings)
         feed = PurgeFeed(pool, settings)
-        names = UserNames(directory, metadata, settings)
+        names = UserNames(directory, settings)
         feed.listen(names.on_purge, names.forget_all)
         reader = TweetReader(
             pool,
             TweetPresenter(names, feed),
             graph_pb2_grpc.BlockDirectoryServiceStub(to_blocks),
-            metadata,
         )
         announcer = Announcer(TimelineStore(cache, settings), cache, hot)
         tweets = TweetService(
@@ -57,7 +63,6 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             reader=reader,
             announcer=announcer,
             directory=directory,
-            metadata=metadata,
         )
         engagement = EngagementService(
             pool=pool,
@@ -65,11 +70,10 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             reader=reader,
             announcer=announcer,
             directory=directory,
-            metadata=metadata,
         )
         threads = ThreadService(pool, reader)
         records = TweetRecordService(pool=pool, cache=cache)
-        verifier = TokenVerifier(settings)
+        verifier = SessionVerifier(pool, feed, settings)
         services = tweet_pb2.DESCRIPTOR.services_by_name
         yield Process(
             services=[
@@ -81,4 +85,4 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
 
 
 if __name__ == "__main__":
-    server.main("tweet_server", open_process)
+    server.main(NAME, open_process)

@@ -11,7 +11,6 @@ from domain import tweet as rules
 from domain.errors import InvalidArgument, NotYours, TweetNotFound, Unauthenticated
 from domain.fanout import Delivery
 from domain.ids import TweetId, UserId, minted_at_ms
-from mesh.clients import Metadata
 from mesh.rpc import Call
 from servers import tweet_reader, tweet_records, tweet_writer
 from servers.announcer import Announcer
@@ -37,7 +36,6 @@ class TweetService:
         reader: TweetReader,
         announcer: Announcer,
         directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub",
-        metadata: Metadata,
     ) -> None:
         self._pool = pool
         self._ids = ids
@@ -45,7 +43,6 @@ class TweetService:
         self._reader = reader
         self._announcer = announcer
         self._directory = directory
-        self._metadata = metadata
 
     async def CreateTweet(self, request: tweet_pb2.CreateTweetRequest, call: Call) -> bytes:
         """Creates a tweet; the same request id answers the same tweet."""
@@ -156,7 +153,7 @@ class TweetService:
         if not names:
             return []
         answer = await self._directory.ResolveUsernames(
-            user_pb2.ResolveUsernamesRequest(usernames=names), metadata=self._metadata
+            user_pb2.ResolveUsernamesRequest(usernames=names)
         )
         by_name = {user.username.lower(): user.id for user in answer.users}
         return [by_name[name] for name in names if name in by_name]

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 from chirp.v1 import user_pb2, user_pb2_grpc
 
-from mesh.clients import Metadata
 from mesh.settings import Settings
 from servers import tweet_records
 from storage import purges
@@ -17,11 +16,10 @@ class UserNames:
     """Account id -> the bytes of `Tweet.author`. Bounded; the longest unused goes first."""
 
     def __init__(
-        self, directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub", metadata: Metadata,
+        self, directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub",
         settings: Settings,
     ) -> None:  # fmt: skip
         self._directory = directory
-        self._metadata = metadata
         self._max = settings.user_cache_max
         self._fields: OrderedDict[int, bytes] = OrderedDict()
         self.generation = 0
@@ -52,7 +50,7 @@ class UserNames:
         for start in range(0, len(missing), BATCH_MAX):
             batch = missing[start : start + BATCH_MAX]
             answer = await self._directory.BatchGetUserSummaries(
-                user_pb2.BatchGetUserSummariesRequest(ids=batch), metadata=self._metadata
+                user_pb2.BatchGetUserSummariesRequest(ids=batch)
             )
             for summary in answer.users:
                 known[summary.id] = tweet_records.author_field(summary)

@@ -8,10 +8,12 @@ from google.api import httpbody_pb2
 from domain import user
 from domain.errors import BadCredentials, Unauthenticated, UsernameTaken, UserNotFound
 from domain.ids import UserId
+from mesh.keys import PublishedKeys
 from mesh.rpc import Call
 from mesh.settings import Settings
-from mesh.tokens import JWKS_FILE, TokenSigner
+from mesh.tokens import TokenSigner
 from servers.passwords import Passwords
+from servers.sign_in_throttle import SignInThrottle
 from servers.user_message import present
 from storage import follows, outbox, purges, sessions, users
 from storage.database import Connection, Pool
@@ -29,15 +31,17 @@ class UserService:
         ids: IdMinter,
         passwords: Passwords,
         signer: TokenSigner,
+        throttle: SignInThrottle,
         clock: Callable[[], float],
     ) -> None:
         self._pool = pool
         self._ids = ids
         self._passwords = passwords
         self._signer = signer
+        self._throttle = throttle
         self._clock = clock
         self._lifetime_s = settings.token_lifetime_s
-        self._jwks = (settings.keys / JWKS_FILE).read_bytes()
+        self._keys = PublishedKeys(settings)
 
     async def CreateUser(
         self, request: user_pb2.CreateUserRequest, call: Call
@@ -45,6 +49,7 @@ class UserService:
         """Validates, hashes, then writes account, first session and event together."""
         profile = user.draft(request.username, request.display_name, request.bio, request.location)
         password = user.check_password(request.password)
+        await self._throttle.sign_up(profile.username, call.metadata)
         async with self._pool.connection() as connection:
             # Spares a hash; what decides is the unique index.
             if await users.fetch_by_username(connection, profile.username) is not None:
@@ -73,11 +78,13 @@ class UserService:
         """Answers an unknown name and a wrong password alike, after the same work."""
         username = user.check_username(request.username)
         password = user.check_password(request.password)
+        await self._throttle.sign_in(username, call.metadata)
         async with self._pool.connection() as connection:
             known = await users.fetch_credentials(connection, username)
         right = await self._passwords.verify(known.password_hash if known else None, password)
         if known is None or not right:
             raise _bad_credentials()
+        await self._throttle.signed_in(username)
         session_id = self._ids.mint()
         async with self._pool.connection() as connection, connection.transaction():
             row = await users.fetch_by_id(connection, known.user_id)
@@ -124,8 +131,9 @@ class UserService:
     async def DeleteCurrentSession(
         self, request: user_pb2.DeleteCurrentSessionRequest, call: Call
     ) -> user_pb2.DeleteCurrentSessionResponse:
-        """Ends the session of the call's token, where it has not ended."""
+        """Ends the session of the call's token."""
         async with self._pool.connection() as connection:
+            await require_session(connection, call)
             await sessions.end(connection, call.claims.session_id, call.caller)
         return user_pb2.DeleteCurrentSessionResponse()
 
@@ -134,6 +142,7 @@ class UserService:
     ) -> user_pb2.DeleteSessionsResponse:
         """Ends all of the caller's sessions, the current one too."""
         async with self._pool.connection() as connection:
+            await require_session(connection, call)
             await sessions.end_all(connection, call.caller)
         return user_pb2.DeleteSessionsResponse()
 
@@ -154,8 +163,8 @@ class UserService:
             return await _answer(connection, row, call)
 
     async def GetJwks(self, request: user_pb2.GetJwksRequest, call: Call) -> httpbody_pb2.HttpBody:
-        """Gets the public keys."""
-        return httpbody_pb2.HttpBody(content_type="application/json", data=self._jwks)
+        """Gets the public keys as they are now; the gateway asks every few seconds."""
+        return httpbody_pb2.HttpBody(content_type="application/json", data=self._keys.document())
 
     def _sign(self, user_id: UserId, session_id: int) -> str:
         return self._signer.sign_user(
@@ -169,8 +178,9 @@ class UserService:
 
 
 async def require_session(connection: Connection, call: Call) -> None:
-    """Raises Unauthenticated where the session of the call's token was ended."""
-    if await sessions.has_ended(connection, call.claims.session_id):
+    """Raises Unauthenticated where the session of the call's token was ended, just now too."""
+    session_id = call.claims.session_id
+    if session_id and not await sessions.stands(connection, session_id):
         raise Unauthenticated("the session has ended; sign in again")
 
 

@@ -13,7 +13,6 @@ import redis.exceptions
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 
 from domain.ids import UserId
-from mesh.clients import Metadata
 from mesh.settings import Settings
 from servers.tweet_presenter import Marks
 from storage.timelines import TimelineStore
@@ -41,12 +40,10 @@ class ViewerMarks:
     def __init__(
         self,
         stub: "tweet_pb2_grpc.TweetRecordServiceAsyncStub",
-        metadata: Metadata,
         timelines: TimelineStore,
         settings: Settings,
     ) -> None:
         self._stub = stub
-        self._metadata = metadata
         self._timelines = timelines
         self._max = settings.viewer_cache_max
         self._marks = 0
@@ -83,7 +80,6 @@ class ViewerMarks:
     async def _ask(self, user: UserId, ids: Collection[int]) -> tweet_pb2.GetViewerMarksResponse:
         return await self._stub.GetViewerMarks(
             tweet_pb2.GetViewerMarksRequest(user_id=user, ids=list(ids)[:ASKED_MAX]),
-            metadata=self._metadata,
         )
 
     def _keep(self, user: UserId, known: _Known) -> None:

@@ -21,6 +21,10 @@ class Kind(IntEnum):
     TWEET = 1  # subject: the tweet, version: its new version
     USER = 2  # subject: the account whose name changed
     VIEWER = 3  # subject: the account whose follows, blocks or mutes changed
+    SESSION = 4  # subject: the session that was ended
+
+
+KINDS = frozenset(int(kind) for kind in Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,9 @@ async def fetch_since(pool: Pool, xid: str) -> Poll:
             (xid, ROWS_MAX + 1),
         )
         rows = await cursor.fetchall()
-    found = [Purge(Kind(row[1]), int(row[2]), int(row[3])) for row in rows if row[1] is not None]
-    return Poll(found, len(found) <= ROWS_MAX, str(rows[0][0]))
+    # A later release may tell of more than this one keeps.
+    found = [Purge(Kind(row[1]), int(row[2]), int(row[3])) for row in rows if row[1] in KINDS]
+    return Poll(found, len(rows) <= ROWS_MAX, str(rows[0][0]))
 
 
 async def delete_old(pool: Pool) -> None:

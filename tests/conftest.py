@@ -17,7 +17,7 @@ import pytest_asyncio
 import redis.asyncio
 import redis.exceptions
 
-from mesh import tokens
+from mesh import keys
 from mesh.settings import Settings
 from ops import embedded, embedded_postgres
 from storage import database
@@ -61,7 +61,7 @@ def backing() -> Iterator[Settings]:
             call_deadline_s=20,
             database_timeout_s=20,
         )
-        tokens.ensure_keys(settings)
+        keys.ensure_keys(settings)
         asyncio.run(_until_answering(settings))
         asyncio.run(database.migrate(settings.database_url))
         yield settings

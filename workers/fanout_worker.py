@@ -18,15 +18,16 @@ from domain.timeline import Entry
 from eventlog import runner
 from eventlog.contract import Record
 from mesh import clients, server
-from mesh.clients import Metadata
 from mesh.server import Process
 from mesh.settings import Settings
+from mesh.tokens import ServiceIdentity
 from storage import timelines, tweet_cache, valkey
 from storage.followers import Change, FollowerStore
 from storage.timelines import TimelineStore
 from storage.valkey import Valkey
 from storage.windows import encode
 
+NAME = "fanout_worker"
 GROUP = "fanout"
 
 
@@ -40,14 +41,12 @@ class FanoutWorker:
         followers: FollowerStore,
         timelines: TimelineStore,
         directory: "graph_pb2_grpc.FollowerDirectoryServiceAsyncStub",
-        metadata: Metadata,
         settings: Settings,
     ) -> None:
         self._cache = cache
         self._followers = followers
         self._timelines = timelines
         self._directory = directory
-        self._metadata = metadata
         self._shards = settings.timeline_shards
         self.deliveries = 0
 
@@ -154,7 +153,6 @@ class FanoutWorker:
         while True:
             answer = await self._directory.ListFollowerIds(
                 graph_pb2.ListFollowerIdsRequest(user_id=author, after_id=after),
-                metadata=self._metadata,
             )
             followers += answer.ids
             if not answer.has_more:
@@ -264,15 +262,20 @@ async def open_worker(settings: Settings) -> AsyncGenerator[FanoutWorker]:
         # that misses them loads them.
         await valkey.best_effort("loading functions", timelines.load_functions(cache))
         await valkey.best_effort("loading functions", tweet_cache.load_functions(cache))
+        identity = ServiceIdentity(settings, NAME)
         channel = await stack.enter_async_context(
-            clients.channel(settings, settings.graph_target, "chirp.v1.FollowerDirectoryService")
+            clients.channel(
+                settings,
+                settings.graph_target,
+                "chirp.v1.FollowerDirectoryService",
+                identity=identity,
+            )
         )
         yield FanoutWorker(
             cache=cache,
             followers=FollowerStore(cache, settings),
             timelines=TimelineStore(cache, settings),
             directory=graph_pb2_grpc.FollowerDirectoryServiceStub(channel),
-            metadata=clients.service_metadata(settings),
             settings=settings,
         )
 
@@ -288,4 +291,4 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
 
 
 if __name__ == "__main__":
-    server.main("fanout_worker", open_process)
+    server.main(NAME, open_process)

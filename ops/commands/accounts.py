@@ -1,4 +1,4 @@
-"""`chirp token`, `tier` and `explain`: about one account."""
+"""`chirp token`, `tier` and `explain`: about one account (or service)."""
 
 from typing import Annotated
 
@@ -9,14 +9,22 @@ app = typer.Typer()
 
 @app.command()
 def token(
-    user: Annotated[str, typer.Argument(help="A username, or the id of an account.")],
+    user: Annotated[str | None, typer.Argument(help="A username, or the id of an account.")] = None,
+    service: Annotated[
+        str | None, typer.Option(help="Instead: the name of a service, such as timeline_server.")
+    ] = None,
 ) -> None:
-    """Print an access token for an account, as signing in would give it."""
+    """Print an access token for an account, as signing in would give it, or for a service."""
     import asyncio
 
     from ops import mint, stack
 
-    typer.echo(asyncio.run(mint.token(stack.running(), user)))
+    if (user is None) is (service is None):
+        raise typer.BadParameter("say either a user or --service NAME")
+    if service is not None:
+        typer.echo(mint.service_token(stack.settings(), service))
+    elif user is not None:
+        typer.echo(asyncio.run(mint.token(stack.running(), user)))
 
 
 @app.command()

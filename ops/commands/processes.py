@@ -41,12 +41,12 @@ def migrate() -> None:
     """Bring the database's schema up to date, and make the keys where there are none."""
     import asyncio
 
-    from mesh import tokens
+    from mesh import keys
     from ops import stack
     from storage import database
 
     settings = stack.running()
-    tokens.ensure_keys(settings)
+    keys.ensure_keys(settings)
     for name in asyncio.run(database.migrate(settings.database_url)):
         typer.echo(f"applied {name}")
 

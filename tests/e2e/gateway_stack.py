@@ -20,7 +20,8 @@ from grpc_health.v1 import health_pb2
 
 from domain import errors
 from domain.ids import UserId
-from mesh import rpc, server, streams, tokens
+from mesh import keys, rpc, server, streams, tokens
+from mesh.keys import PublishedKeys
 from mesh.settings import Settings
 from ops import embedded, gateway
 
@@ -65,22 +66,27 @@ class Seen:
 class Servicer:
     """Answers every method of a service with what the request's id asks for."""
 
-    def __init__(self, process: str, service: str, seen: list[Seen]) -> None:
+    def __init__(self, process: str, service: str, seen: list[Seen], jwks: PublishedKeys) -> None:
         for method in DESCRIPTORS[service].methods:
             path = f"{service}/{method.name}"
             answer_class = message_factory.GetMessageClass(method.output_type)
             make = self._streaming if method.server_streaming else self._answering
-            setattr(self, method.name, make(process, path, answer_class, seen))
+            setattr(self, method.name, make(process, path, answer_class, seen, jwks))
 
     @staticmethod
     def _answering(
-        process: str, path: str, answer_class: type[Message], seen: list[Seen]
+        process: str,
+        path: str,
+        answer_class: type[Message],
+        seen: list[Seen],
+        jwks: PublishedKeys,
     ) -> Callable[[Any, rpc.Call], Awaitable[Message | bytes]]:
         async def answer(request: Any, call: rpc.Call) -> Message | bytes:
-            seen.append(Seen(process, path, request, call, time.monotonic()))
+            if path != "UserService/GetJwks" or call.user_id:  # the gateway's own: not a test's
+                seen.append(Seen(process, path, request, call, time.monotonic()))
             if path == "UserService/GetJwks":
                 return httpbody_pb2.HttpBody(
-                    content_type="application/jwk-set+json", data=b'{"keys": []}'
+                    content_type="application/jwk-set+json", data=jwks.document()
                 )
             if path == "TweetService/CreateTweet" and request.content == "down":
                 raise errors.Unavailable("a part of Chirp is down; try again")
@@ -92,7 +98,7 @@ class Servicer:
 
     @staticmethod
     def _streaming(
-        process: str, path: str, _: type[Message], seen: list[Seen]
+        process: str, path: str, _: type[Message], seen: list[Seen], __: PublishedKeys
     ) -> Callable[[Any, rpc.Call], streams.Answers]:
         async def answers(request: Any, call: rpc.Call) -> streams.Answers:
             seen.append(Seen(process, path, request, call, time.monotonic()))
@@ -176,8 +182,9 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stac
         drain_grace_s=0.1,
         drain_delay_s=0,
         heartbeat_s=1,
+        jwks_cache_s=2,
     )
-    tokens.ensure_keys(settings)
+    keys.ensure_keys(settings)
     token = tokens.TokenSigner(settings).sign_user(
         UserId(BIG_ID), 1, lifetime_s=3600, now=time.time()
     )
@@ -208,9 +215,9 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stac
 
 def bound(process: str, settings: Settings, seen: list[Seen]) -> list[rpc.BoundService]:
     verifier = tokens.TokenVerifier(settings)
-    open_streams = streams.Streams(settings)
+    open_streams, jwks = streams.Streams(settings), PublishedKeys(settings)
     return [
-        rpc.bind(DESCRIPTORS[name], Servicer(process, name, seen), verifier, open_streams)
+        rpc.bind(DESCRIPTORS[name], Servicer(process, name, seen, jwks), verifier, open_streams)
         for name in SERVICES[process]
     ]
 
@@ -232,7 +239,8 @@ def local_gateway(folder: Path, settings: Settings, ports: dict[str, list[int]])
         trend_worker=endpoints("trend_worker"),
         notification_worker=endpoints("notification_worker"),
         descriptor=Path(__file__).parents[2] / "gen" / "descriptor.binpb",
-        jwks=settings.keys / tokens.JWKS_FILE,
+        jwks_cache_s=settings.jwks_cache_s,
+        gateway_secret=keys.gateway_secret(settings.keys),
         access_log=folder / "access.log",
         call_timeout_s=CALL_TIMEOUT_S,
     )

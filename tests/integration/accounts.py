@@ -13,9 +13,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from domain.ids import UserId
-from mesh.clients import Metadata, service_metadata
+from mesh.clients import Metadata
 from mesh.settings import Settings
-from mesh.tokens import TokenSigner
+from mesh.tokens import ServiceIdentity, TokenSigner
 from storage import database
 from storage.database import Pool
 from storage.purges import Kind
@@ -80,7 +80,7 @@ class Accounts:
                     "INSERT INTO users (id, username, display_name) VALUES (%s, %s, %s)",
                     (user_id, name, name),
                 )
-                token = self.signer.sign_user(user_id, number, lifetime_s=600, now=time.time())
+                token = self.signer.sign_user(user_id, 0, lifetime_s=600, now=time.time())
                 made.append(Account(user_id, name, token))
         return made
 
@@ -162,8 +162,12 @@ class Accounts:
 
     @property
     def service_metadata(self) -> Metadata:
-        """What the calls of Chirp's own services carry."""
-        return service_metadata(self.settings)
+        """What the calls of tweet_server carry, which may ask the directories."""
+        return self.metadata_of("tweet_server")
+
+    def metadata_of(self, service: str) -> Metadata:
+        """Returns what the calls of one of Chirp's own services carry."""
+        return ServiceIdentity(self.settings, service).metadata
 
 
 @asynccontextmanager

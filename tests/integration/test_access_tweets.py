@@ -87,7 +87,7 @@ async def test_every_rpc_stands_in_these_tables() -> None:
 
 
 async def test_streams_of_ones_own_need_a_users_token(world: World) -> None:
-    for metadata in (None, bearer("nonsense"), world.accounts.service_metadata):
+    for metadata in (None, bearer("nonsense"), world.accounts.metadata_of("timeline_server")):
         stream = world.timelines.StreamHomeTimeline(
             timeline_pb2.StreamHomeTimelineRequest(), metadata=metadata
         )
@@ -101,7 +101,7 @@ async def test_open_rpcs_ask_for_no_token_and_take_no_bad_one(
 ) -> None:
     (ada,) = await world.accounts.insert()
 
-    for metadata in (None, ada.metadata, world.accounts.service_metadata):
+    for metadata in (None, ada.metadata, world.accounts.metadata_of("timeline_server")):
         assert await reasons(calls(stubs, OPEN, metadata)) == BAD_INPUT
     assert await reasons(calls(stubs, OPEN, bearer("nonsense"))) == NO_TOKEN
 
@@ -118,7 +118,7 @@ async def test_what_changes_or_is_ones_own_needs_a_users_token(
         bearer("nonsense"),
         bearer(expired),
         (("authorization", f"Basic {ada.token}"),),
-        world.accounts.service_metadata,
+        world.accounts.metadata_of("timeline_server"),
     ):
         assert await reasons(calls(stubs, SIGNED_IN, metadata)) == NO_TOKEN
     wrong = calls(stubs, SIGNED_IN, ada.metadata)
@@ -133,7 +133,7 @@ async def test_services_methods_are_refused_to_others(world: World, stubs: dict[
 
     assert await reasons(calls(stubs, SERVICES_ONLY, ada.metadata)) == NO_SERVICE
     assert await reasons(calls(stubs, SERVICES_ONLY, None)) == NO_TOKEN
-    allowed = calls(stubs, SERVICES_ONLY, world.accounts.service_metadata)
+    allowed = calls(stubs, SERVICES_ONLY, world.accounts.metadata_of("timeline_server"))
     assert await reasons(allowed) == BAD_INPUT
 
 
@@ -145,13 +145,13 @@ async def test_wrong_fields_of_what_services_ask_are_named(
     for field, call in (
         ("ids", records.BatchGetTweetRecords(
             tweet_pb2.BatchGetTweetRecordsRequest(ids=many),
-            metadata=world.accounts.service_metadata)),
+            metadata=world.accounts.metadata_of("timeline_server"))),
         ("userId", records.GetViewerMarks(
             tweet_pb2.GetViewerMarksRequest(user_id=-1),
-            metadata=world.accounts.service_metadata)),
+            metadata=world.accounts.metadata_of("timeline_server"))),
         ("ids", records.GetViewerMarks(
             tweet_pb2.GetViewerMarksRequest(user_id=1, ids=many),
-            metadata=world.accounts.service_metadata)),
+            metadata=world.accounts.metadata_of("timeline_server"))),
     ):  # fmt: skip
         refused = await failure(call)
         assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [field])

@@ -205,7 +205,7 @@ async def test_only_services_may_have_timelines_rebuilt(world: World):
         wrong = await failure(
             stub.RebuildHomeTimeline(
                 timeline_pb2.RebuildHomeTimelineRequest(),
-                metadata=world.accounts.service_metadata,
+                metadata=world.accounts.metadata_of("chirp"),
             )
         )
 

@@ -13,7 +13,7 @@ from chirp.v1 import trend_pb2, trend_pb2_grpc
 
 from domain import errors
 from domain.ids import UserId
-from mesh import rpc, server, streams, tokens
+from mesh import keys, rpc, server, streams, tokens
 from mesh.settings import Settings
 from mesh.streams import Buffer, Streams
 from tests.integration.accounts import bearer
@@ -107,7 +107,7 @@ async def opened(
     settings = Settings.model_validate(
         {"keys": folder, "listen": "127.0.0.1:0", "drain_grace_s": 1, "heartbeat_s": 15, **values}
     )
-    tokens.ensure_keys(settings)
+    keys.ensure_keys(settings)
     servicer, open_streams = Servicer(), Streams(settings, clock)
     service = rpc.bind(
         trend_pb2.DESCRIPTOR.services_by_name["TrendService"],

@@ -8,7 +8,9 @@ import pytest
 import pytest_asyncio
 from chirp.v1 import timeline_pb2, timeline_pb2_grpc, tweet_pb2, tweet_pb2_grpc
 
+from mesh import clients
 from mesh.settings import Settings
+from mesh.tokens import ServiceIdentity
 from servers import timeline_server, tweet_record_service, tweet_server
 from servers.viewer_marks import ViewerMarks
 from storage.timelines import Keys, TimelineStore
@@ -16,6 +18,8 @@ from tests.integration.accounts import Account
 from tests.integration.conftest import serving_process
 from tests.valkeys import OwnValkey, own_valkey
 from tests.world import World, open_world
+
+RECORDS = "chirp.v1.TweetRecordService"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -269,10 +273,12 @@ async def test_kept_marks_are_bounded_by_their_number_and_by_viewers(world: Worl
     author, *viewers = await world.accounts.insert(4)
     tweets = [(await world.post(author)).id for _ in range(8)]
     bounded = world.settings.model_copy(update={"viewer_cache_max": 2})
-    async with grpc.aio.insecure_channel(world.settings.tweet_target) as channel:
+    identity = ServiceIdentity(world.settings, "timeline_server")
+    async with clients.channel(
+        world.settings, world.settings.tweet_target, RECORDS, identity=identity
+    ) as channel:
         marks = ViewerMarks(
             tweet_pb2_grpc.TweetRecordServiceStub(channel),
-            world.accounts.service_metadata,
             TimelineStore(world.cache, bounded),
             bounded,
         )

@@ -80,7 +80,6 @@ def test_the_gateway_mounts_what_its_configuration_names() -> None:
     assert SERVICES["gateway"]["volumes"] == [f"gateway:{mounted}:ro"]
     assert SERVICES["gateway"]["command"][:2] == ["--config-path", f"{mounted}/envoy.yaml"]
     assert defaults.descriptor == mounted / "descriptor.binpb"
-    assert defaults.jwks == mounted / "keys" / "jwks.json"
 
 
 def test_the_gateway_is_published_where_chirp_up_listens() -> None:

@@ -68,8 +68,9 @@ class StreamEnd(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Output only. Why: `DRAINING` (the server stops: open it again), `SLOW_CONSUMER` (too much waited
-    to be sent), `TOKEN_EXPIRED` (the access token), `RESYNC_REQUIRED` (what came since the resume
-    token is no longer kept: begin anew), or the reason of an error as in ErrorInfo.
+    to be sent), `TOKEN_EXPIRED` (the access token), `SESSION_ENDED` (by its user, or the account is
+    gone), `RESYNC_REQUIRED` (what came since the resume token is no longer kept: begin anew), or
+    the reason of an error as in ErrorInfo.
     """
     resume_token: _builtins.str
     """Output only. Where to go on from; empty where a stream begins anew each time."""
