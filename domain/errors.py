@@ -112,6 +112,21 @@ class Overloaded(ChirpError):
     reason = "OVERLOADED"
 
 
+class RateLimited(ChirpError):
+    """The caller did too much of one kind; worth a retry when `retry_after_s` have passed.
+
+    `policy` names the kind, `quota` how often it may be done within `window_s`."""
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, policy: str, *, quota: int, window_s: int, retry_after_s: int) -> None:
+        super().__init__(f"too many calls of the kind `{policy}`; try again in {retry_after_s} s")
+        self.policy = policy
+        self.quota = quota
+        self.window_s = window_s
+        self.retry_after_s = retry_after_s
+
+
 class Unavailable(ChirpError):
     """A part that the call needs is down; worth a retry."""
 

@@ -37,11 +37,12 @@ CODES: dict[type[errors.ChirpError], int] = {
     errors.TweetNotFound: code_pb2.NOT_FOUND,
     errors.UsernameTaken: code_pb2.ALREADY_EXISTS,
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
+    errors.RateLimited: code_pb2.RESOURCE_EXHAUSTED,
     errors.Unavailable: code_pb2.UNAVAILABLE,
     errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
 }
 
-RETRYABLE = (errors.Overloaded, errors.Unavailable)
+RETRYABLE = (errors.Overloaded, errors.Unavailable, errors.RateLimited)
 
 # What a database, a cache or another server throws when it is away, and not when we are wrong.
 OUTAGES = (
@@ -97,7 +98,7 @@ def to_status(error: errors.ChirpError) -> status_pb2.Status:
         )
     if isinstance(error, RETRYABLE):
         delay = duration_pb2.Duration()
-        delay.FromTimedelta(timedelta(seconds=RETRY_AFTER_S))
+        delay.FromTimedelta(timedelta(seconds=_retry_after_s(error)))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed: list[any_pb2.Any] = []
     for detail in details:
@@ -107,3 +108,30 @@ def to_status(error: errors.ChirpError) -> status_pb2.Status:
     return status_pb2.Status(
         code=CODES.get(type(error), code_pb2.INTERNAL), message=error.message, details=packed
     )
+
+
+def to_headers(error: errors.ChirpError) -> tuple[tuple[str, str], ...]:
+    """Returns what a refusal says besides its status: `retry-after`, and of a rate limit the fields
+    of draft-ietf-httpapi-ratelimit-headers (its form since draft 08). The gateway makes headers of
+    these trailers."""
+    if not isinstance(error, RETRYABLE):
+        return ()
+    headers = (("retry-after", str(_retry_after_s(error))),)
+    if isinstance(error, errors.RateLimited):
+        headers += rate_headers(error.policy, error.quota, error.window_s, error.retry_after_s)
+    return headers
+
+
+def rate_headers(
+    policy: str, quota: int, window_s: int, retry_after_s: int
+) -> tuple[tuple[str, str], ...]:
+    """Returns the fields of a quota of which nothing is left: `q` within `w` seconds, `r` that
+    remain, `t` seconds until there is one more."""
+    return (
+        ("ratelimit", f'"{policy}";r=0;t={retry_after_s}'),
+        ("ratelimit-policy", f'"{policy}";q={quota};w={window_s}'),
+    )
+
+
+def _retry_after_s(error: errors.ChirpError) -> int:
+    return error.retry_after_s if isinstance(error, errors.RateLimited) else RETRY_AFTER_S

@@ -58,6 +58,20 @@ TREND_USES_DROPPED: Final = Metric(
     " it may keep (CHIRP_TREND_USES_MAX).",
 )
 
+RATES_REFUSED: Final = Metric(
+    "chirp_rate_limited_total",
+    "counter",
+    "Calls that this server refused because the account had used its quota of the kind.",
+    ("kind",),
+)
+RATES_UNCHECKED: Final = Metric(
+    "chirp_rate_unchecked_total",
+    "counter",
+    "Calls that this server let through without counting them for all replicas, because the cache"
+    " Valkey did not answer.",
+    ("kind",),
+)
+
 Collector = Callable[[], Awaitable[Sequence[Sample]]]
 """Asks for numbers. What it raises is logged, and its numbers are missing from the answer."""
 

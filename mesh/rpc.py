@@ -18,7 +18,8 @@ from grpc_status import rpc_status
 from domain.errors import ChirpError, ServicesOnly, Unauthenticated
 from domain.ids import UserId
 from mesh import errors
-from mesh.access import RULES, Access
+from mesh.access import KINDS, RULES, Access
+from mesh.rates import Admit, Rates
 from mesh.streams import Answers, Frames, Gone, OpenStream, Streams
 from mesh.tokens import Claims, TokenVerifier
 
@@ -75,6 +76,7 @@ def bind(
     verifier: TokenVerifier,
     streams: Streams | None = None,
     is_ready: Callable[[], bool] | None = None,
+    rates: Rates | None = None,
 ) -> BoundService:
     """Binds every method of `service` to the method of the same name of `servicer`, or of the one
     of several that has it.
@@ -84,6 +86,7 @@ def bind(
     A streaming method is an async generator of such answers (`streams.py`) and needs `streams`,
     of which a process has one. Raises TypeError where its answer is not a stream's. `is_ready` is
     for a service that not every replica serves at any time: callers find one that does.
+    `rates` limits how often a signed-in user calls, by the method's kind in `mesh/access.py`.
     """
     servicers = cast("tuple[object, ...]", servicer if isinstance(servicer, tuple) else (servicer,))
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -94,11 +97,15 @@ def bind(
             assert streams is not None, f"{path} is a stream: bind it with the process's Streams"
             kind: Any = grpc.unary_stream_rpc_method_handler
             answer = _streaming(
-                path, cast(StreamMethod, bound), verifier, streams, Frames(method.output_type)
+                path,
+                cast(StreamMethod, bound),
+                Door(path, verifier, rates),
+                streams,
+                Frames(method.output_type),
             )
         else:
             kind = grpc.unary_unary_rpc_method_handler
-            answer = _answering(path, cast(Method, bound), verifier)
+            answer = _answering(path, cast(Method, bound), Door(path, verifier, rates))
         handlers[method.name] = kind(
             answer,
             request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
@@ -132,18 +139,37 @@ def authenticate(
     return ANONYMOUS
 
 
+class Door:
+    """Lets callers of one method in, or not."""
+
+    __slots__ = ("admit", "rule", "verifier")
+
+    def __init__(self, path: str, verifier: TokenVerifier, rates: Rates | None) -> None:
+        self.rule = RULES[path]
+        self.verifier = verifier
+        kind = None if self.rule is Access.SERVICE else KINDS[path]
+        self.admit: Admit | None = None
+        if rates is not None and kind is not None:
+            self.admit = rates.gate(kind)
+
+
 def _method(servicers: tuple[object, ...], name: str) -> object:
     (method,) = [getattr(each, name) for each in servicers if hasattr(each, name)]
     return method
 
 
-def _answering(path: str, method: Method, verifier: TokenVerifier) -> Any:
-    rule = RULES[path]
+def _answering(path: str, method: Method, door: Door) -> Any:
+    rule, verifier, admit = door.rule, door.verifier, door.admit
 
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            metadata = cast(Any, context.invocation_metadata())
-            return await method(request, Call(authenticate(metadata, rule, verifier)))
+            claims = authenticate(cast(Any, context.invocation_metadata()), rule, verifier)
+            # Session 0: nobody, a service, or what an operator signed with the private key.
+            if admit is not None and claims.session_id:
+                waiting = admit(cast(UserId, claims.user_id))
+                if waiting is not None:
+                    await waiting
+            return await method(request, Call(claims))
         except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
             known = errors.translate(error, path)
         return await _abort(context, known)
@@ -152,14 +178,18 @@ def _answering(path: str, method: Method, verifier: TokenVerifier) -> Any:
 
 
 def _streaming(
-    path: str, method: StreamMethod, verifier: TokenVerifier, streams: Streams, frames: Frames
+    path: str, method: StreamMethod, door: Door, streams: Streams, frames: Frames
 ) -> Any:
-    rule = RULES[path]
+    rule, verifier, admit = door.rule, door.verifier, door.admit
 
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         stream = OpenStream(context, frames)
         try:
             claims = authenticate(cast(Any, context.invocation_metadata()), rule, verifier)
+            if admit is not None and claims.session_id:
+                waiting = admit(cast(UserId, claims.user_id))
+                if waiting is not None:
+                    await waiting
             streams.admit(stream, claims)
             await stream.run(method(request, Call(claims, stream)))
             return
@@ -180,10 +210,8 @@ def _streaming(
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], known: ChirpError) -> Any:
     status = cast(Any, rpc_status.to_status(errors.to_status(known)))
-    trailing = tuple(status.trailing_metadata)
-    if isinstance(known, errors.RETRYABLE):
-        # With the status, because abort() drops what was set before it.
-        trailing = (*trailing, ("retry-after", str(errors.RETRY_AFTER_S)))
+    # With the status, because abort() drops what was set before it.
+    trailing = (*status.trailing_metadata, *errors.to_headers(known))
     return await context.abort(status.code, status.details, trailing)
 
 

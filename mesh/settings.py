@@ -7,12 +7,20 @@ value stops a process at start with one line that names it.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from domain.rate import Kind, Limit
 from domain.trend import Rules, Statistic
 
+
+def _checked_rate(text: str) -> str:
+    Limit.parse(text)
+    return text
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
+Rate = Annotated[str, AfterValidator(_checked_rate)]
 
 
 class Settings(BaseSettings):
@@ -144,6 +152,31 @@ class Settings(BaseSettings):
     trend_places_max: Annotated[int, Field(ge=10, le=65_000)] = 5_000
     """Places that the trend worker knows; uses at further ones count for their parents."""
 
+    # Rates: quota/seconds. The quota may be used at once, and comes back evenly within the seconds.
+    rate_limits: bool = True
+    """Whether anybody's calls are limited by rate. Off for load tools alone."""
+    rate_post: Rate = "300/10800"
+    """Tweets and retweets of one account, and taking them back."""
+    rate_follow: Rate = "400/86400"
+    """Follows, blocks and mutes of one account, and taking them back."""
+    rate_like: Rate = "1000/86400"
+    """Likes of one account, and taking them back."""
+    rate_read: Rate = "900/900"
+    """Reads of one account, and streams that it opens."""
+    rate_account: Rate = "60/3600"
+    """Changes of one account by itself, and ending its sessions."""
+    rate_sign_in: Rate = "60/600"
+    """Sign-ups and sign-ins of one address, at each gateway."""
+    rate_address: Rate = "6000/60"
+    """All requests of one address, at each gateway; of IPv6, of one network of 64 bits."""
+    rate_addresses_max: Annotated[int, Field(ge=10, le=1_000_000)] = 50_000
+    """Addresses that each thread of a gateway counts; the one that was longest away goes first."""
+    rate_unsettled_max: Annotated[int, Field(ge=2, le=1_000)] = 20
+    """Reads of one account that a server has let through and not yet counted for all replicas."""
+    gateway_trusted_hops: Annotated[int, Field(ge=0, le=10)] = 0
+    """Proxies before the gateway that say in `x-forwarded-for` who their client is. With too few,
+    all clients are one address; with too many, clients choose theirs."""
+
     # Limits
     database_pool_max: Annotated[int, Field(ge=1, le=1000)] = 8
     """Connections to PostgreSQL of one process."""
@@ -183,6 +216,10 @@ class Settings(BaseSettings):
     the gateway's health-check interval times its threshold."""
     drain_grace_s: Annotated[float, Field(ge=0, le=300)] = 5.0
     """How long a stopping server lets running calls finish."""
+
+    def rate(self, kind: Kind) -> Limit:
+        """How often one account, or for sign-in one address, may do something."""
+        return Limit.parse(getattr(self, f"rate_{kind.value}"))
 
     @property
     def trend_rules(self) -> Rules:

@@ -16,7 +16,8 @@ from servers.log_tail import LogTail
 from servers.notification_presenter import NotificationPresenter
 from servers.notification_service import NotificationService
 from servers.notification_streams import NotificationStreams
-from storage import database
+from servers.rate_limits import open_rate_limits
+from storage import database, valkey
 
 
 @asynccontextmanager
@@ -24,6 +25,8 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
     """Opens what the server needs, and binds its service."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(database.open_pool(settings))
+        cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
+        rates = await stack.enter_async_context(open_rate_limits(settings, cache))
         to_graph = await stack.enter_async_context(
             clients.channel(settings, settings.graph_target, "chirp.v1.UserDirectoryService")
         )
@@ -43,8 +46,13 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         servicers = (NotificationService(pool, presenter), streaming)
         descriptor = notification_pb2.DESCRIPTOR.services_by_name["NotificationService"]
         yield Process(
-            services=[rpc.bind(descriptor, servicers, TokenVerifier(settings), Streams(settings))],
-            loops=[tail.run],
+            services=[
+                rpc.bind(
+                    descriptor, servicers, TokenVerifier(settings), Streams(settings), rates=rates
+                )
+            ],
+            loops=[tail.run, rates.run],
+            collectors=[rates.collect],
         )
 
 

@@ -11,6 +11,7 @@ from mesh.server import Process
 from mesh.settings import Settings
 from mesh.streams import Streams
 from mesh.tokens import TokenVerifier
+from servers.rate_limits import open_rate_limits
 from servers.trend_book import TrendBook
 from servers.trend_service import TrendService
 from storage import valkey
@@ -25,6 +26,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         to_worker = await stack.enter_async_context(
             clients.channel(settings, settings.trend_count_target, "chirp.v1.TrendCountService")
         )
+        rates = await stack.enter_async_context(open_rate_limits(settings, cache))
         rules = settings.trend_rules
         book = TrendBook(TrendStore(cache), rules, settings)
         service = TrendService(
@@ -44,9 +46,11 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                     TokenVerifier(settings),
                     Streams(settings),
                     is_ready=book.is_ready,
+                    rates=rates,
                 )
             ],
-            loops=[book.run],
+            loops=[book.run, rates.run],
+            collectors=[rates.collect],
         )
 
 

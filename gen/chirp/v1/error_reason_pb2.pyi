@@ -60,6 +60,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """An account cannot block itself. Example: POST /api/users/{own id}/block."""
     ERROR_REASON_SELF_MUTE: _ErrorReason.ValueType  # 18
     """An account cannot mute itself. Example: POST /api/users/{own id}/mute."""
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 20
+    """The caller did too much of one kind; RetryInfo says when to come back. Example: the 301st tweet
+    within three hours.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without the prefix stands in ErrorInfo.reason."""
@@ -102,4 +106,8 @@ ERROR_REASON_SELF_BLOCK: ErrorReason.ValueType  # 17
 """An account cannot block itself. Example: POST /api/users/{own id}/block."""
 ERROR_REASON_SELF_MUTE: ErrorReason.ValueType  # 18
 """An account cannot mute itself. Example: POST /api/users/{own id}/mute."""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 20
+"""The caller did too much of one kind; RetryInfo says when to come back. Example: the 301st tweet
+within three hours.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
