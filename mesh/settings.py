@@ -170,7 +170,7 @@ class Settings(BaseSettings):
     rate_address: Rate = "6000/60"
     """All requests of one address, at each gateway; of IPv6, of one network of 64 bits."""
     rate_addresses_max: Annotated[int, Field(ge=10, le=1_000_000)] = 50_000
-    """Addresses that each thread of a gateway counts; the one that was longest away goes first."""
+    """Addresses that a gateway counts; the one that was longest away is forgotten first."""
     rate_unsettled_max: Annotated[int, Field(ge=2, le=1_000)] = 20
     """Reads of one account that a server has let through and not yet counted for all replicas."""
     gateway_trusted_hops: Annotated[int, Field(ge=0, le=10)] = 0

@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2 as code
 from google.rpc import error_details_pb2, status_pb2
 
-from mesh.errors import DOMAIN, RETRY_AFTER_S, UNAVAILABLE_TEXT
+from domain.rate import Limit, whole_seconds
+from mesh.errors import DOMAIN, RETRY_AFTER_S, UNAVAILABLE_TEXT, rate_headers
 
 
 class Reply(NamedTuple):
@@ -22,7 +23,8 @@ class Reply(NamedTuple):
     reason: str
     message: str
     headers: Mapping[str, str] = {}
-    retry: bool = False
+    retry_after_s: int = 0
+    """What RetryInfo says; 0: there is none."""
 
 
 LATE = "the call took too long"
@@ -32,10 +34,28 @@ UNREADABLE = Reply(400, code.INVALID_ARGUMENT, "INVALID_ARGUMENT", "the request 
 FAILED = Reply(500, code.INTERNAL, "INTERNAL", "internal error")
 NO_ROUTE = Reply(404, code.NOT_FOUND, "NOT_FOUND", "no such route")
 OVERLOADED = Reply(
-    429, code.RESOURCE_EXHAUSTED, "OVERLOADED", "too many calls; try again", RETRY_AFTER, retry=True
+    429,
+    code.RESOURCE_EXHAUSTED,
+    "OVERLOADED",
+    "too many calls; try again",
+    RETRY_AFTER,
+    RETRY_AFTER_S,
 )
 TIMED_OUT = Reply(504, code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", LATE)
-UNAVAILABLE = Reply(503, code.UNAVAILABLE, "UNAVAILABLE", UNAVAILABLE_TEXT, RETRY_AFTER, retry=True)
+UNAVAILABLE = Reply(
+    503, code.UNAVAILABLE, "UNAVAILABLE", UNAVAILABLE_TEXT, RETRY_AFTER, RETRY_AFTER_S
+)
+
+# What local_ratelimit refuses; its response flag RL is set only after the reply is made.
+FROM_RATE_LIMIT = "response.code_details == 'local_rate_limited'"
+LIMITED_MESSAGE = "too many requests of this address; try again later"
+
+# Sign-ups and sign-ins, as REST and as gRPC.
+_SIGN_IN = r"/(api/+(users|sessions)/*|chirp\.v1\.UserService/Create(User|Session))(\?.*)?"
+SIGN_IN_HEADERS: list[dict[str, Any]] = [
+    {"name": ":method", "string_match": {"exact": "POST"}},
+    {"name": ":path", "string_match": {"safe_regex": {"regex": _SIGN_IN}}},
+]
 
 # For exactly their status.
 REPLIES = (
@@ -74,34 +94,24 @@ BARE_ERRORS = (
 )
 
 
-def local_replies() -> list[dict[str, Any]]:
+def local_replies(address: Limit, sign_in: Limit) -> list[dict[str, Any]]:
     """Returns the mappers of local_reply_config: for each reply one that answers in gRPC's
-    trailers-only form, and one that answers JSON."""
+    trailers-only form, and one that answers JSON. `address` and `sign_in` are what an address may
+    ask, and how often it may sign in."""
     mappers = [
         {
             "filter": _all_of(_status_is("EQ", 400), _cel(FROM_TRANSCODER)),
             "body_format_override": {"json_format": _json(NOT_TRANSCODED)},
         }
     ]
-    rows = [("EQ", reply) for reply in REPLIES] + [("GE", reply) for reply in REST_OF_REPLIES]
-    for comparison, reply in rows:
-        matches = _status_is(comparison, reply.status)
-        # For gRPC a method that is not there is UNIMPLEMENTED, and only a thing is NOT_FOUND.
-        grpc = reply._replace(code=code.UNIMPLEMENTED) if reply is NO_ROUTE else reply
-        # Envoy's own mapping from HTTP statuses would say INTERNAL for 400 and UNKNOWN for 413.
-        headers = {"grpc-status": str(grpc.code), "grpc-status-details-bin": _binary(grpc)}
-        mappers += [
-            {
-                "filter": _all_of(matches, *ASKED_IN_GRPC),
-                "headers_to_add": _headers({**reply.headers, **headers}),
-                "body_format_override": {"text_format_source": {"inline_string": reply.message}},
-            },
-            {
-                "filter": matches,
-                "headers_to_add": _headers(reply.headers),
-                "body_format_override": {"json_format": _json(reply)},
-            },
-        ]
+    limited = _cel(FROM_RATE_LIMIT)
+    of_sign_in = [{"header_filter": {"header": header}} for header in SIGN_IN_HEADERS]
+    mappers += _mappers(_limited("sign_in", sign_in), limited, *of_sign_in)
+    mappers += _mappers(_limited("address", address), limited)
+    for reply in REPLIES:
+        mappers += _mappers(reply, _status_is("EQ", reply.status))
+    for reply in REST_OF_REPLIES:
+        mappers += _mappers(reply, _status_is("GE", reply.status))
     return mappers
 
 
@@ -109,7 +119,7 @@ def bare_errors() -> str:
     """Returns the Lua program that gives details to an answer that is an error without them."""
     rows = "".join(
         f'  ["{reply.code}"] = {{"{reply.message}", "{_binary(reply)}", '
-        f"{str(reply.retry).lower()}}},\n"
+        f"{str(reply.retry_after_s > 0).lower()}}},\n"
         for reply in BARE_ERRORS
     )
     return f"""local errors = {{
@@ -126,6 +136,36 @@ end
 """
 
 
+def _limited(policy: str, limit: Limit) -> Reply:
+    wait_s = whole_seconds(limit.interval_us)
+    fields = rate_headers(policy, limit.quota, limit.window_s, wait_s)
+    return OVERLOADED._replace(
+        reason="RATE_LIMITED",
+        message=LIMITED_MESSAGE,
+        headers={"retry-after": str(wait_s), **dict(fields)},
+        retry_after_s=wait_s,
+    )
+
+
+def _mappers(reply: Reply, *matches: dict[str, Any]) -> list[dict[str, Any]]:
+    # For gRPC a method that is not there is UNIMPLEMENTED, and only a thing is NOT_FOUND.
+    grpc = reply._replace(code=code.UNIMPLEMENTED) if reply is NO_ROUTE else reply
+    # Envoy's own mapping from HTTP statuses would say INTERNAL for 400 and UNKNOWN for 413.
+    headers = {"grpc-status": str(grpc.code), "grpc-status-details-bin": _binary(grpc)}
+    return [
+        {
+            "filter": _all_of(*matches, *ASKED_IN_GRPC),
+            "headers_to_add": _headers({**reply.headers, **headers}),
+            "body_format_override": {"text_format_source": {"inline_string": reply.message}},
+        },
+        {
+            "filter": matches[0] if len(matches) == 1 else _all_of(*matches),
+            "headers_to_add": _headers(reply.headers),
+            "body_format_override": {"json_format": _json(reply)},
+        },
+    ]
+
+
 # A transcoded request looks like gRPC too, and is told by the path that it came with.
 ASKED_IN_GRPC: tuple[dict[str, Any], ...] = (
     {
@@ -139,8 +179,8 @@ ASKED_IN_GRPC: tuple[dict[str, Any], ...] = (
 
 def _status(reply: Reply) -> status_pb2.Status:
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=reply.reason, domain=DOMAIN)]
-    if reply.retry:
-        delay = duration_pb2.Duration(seconds=RETRY_AFTER_S)
+    if reply.retry_after_s:
+        delay = duration_pb2.Duration(seconds=reply.retry_after_s)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed: list[any_pb2.Any] = []
     for detail in details:

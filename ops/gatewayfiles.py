@@ -15,9 +15,7 @@ def write(folder: Path, settings: Settings) -> None:
     """Writes envoy.yaml, descriptor.binpb and keys/jwks.json; needs the keys of `chirp migrate`."""
     keys = folder / "keys"
     keys.mkdir(parents=True, exist_ok=True)
-    rendered = gateway.render(
-        gateway.Gateway(token_issuer=settings.token_issuer, token_audience=settings.token_audience)
-    )
+    rendered = gateway.render(gateway.Gateway(**gateway.from_settings(settings)))
     (folder / "envoy.yaml").write_text(rendered)
     shutil.copyfile(DESCRIPTOR, folder / "descriptor.binpb")
     shutil.copyfile(settings.keys / tokens.JWKS_FILE, keys / tokens.JWKS_FILE)

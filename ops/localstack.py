@@ -140,8 +140,7 @@ class LocalStack:
                 descriptor=DESCRIPTOR,
                 jwks=self._keys / tokens.JWKS_FILE,
                 access_log=self.access_log,
-                token_issuer=settings.token_issuer,
-                token_audience=settings.token_audience,
+                **gateway.from_settings(settings),
             )
         )
         configuration.write_text(rendered)

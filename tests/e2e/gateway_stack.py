@@ -169,14 +169,22 @@ class Stack:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stack]:
-    folder = tmp_path_factory.mktemp("gateway")
-    settings = Settings(
-        keys=folder / "keys",
-        listen="127.0.0.1:0",
-        drain_grace_s=0.1,
-        drain_delay_s=0,
-        heartbeat_s=1,
-    )
+    async with open_stack(tmp_path_factory.mktemp("gateway")) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def open_stack(folder: Path, **changed: Any) -> AsyncGenerator[Stack]:
+    """Opens a stack; `changed` are settings."""
+    values = {
+        "keys": folder / "keys",
+        "listen": "127.0.0.1:0",
+        "drain_grace_s": 0.1,
+        "drain_delay_s": 0,
+        "heartbeat_s": 1,
+        **changed,
+    }
+    settings = Settings.model_validate(values)
     tokens.ensure_keys(settings)
     token = tokens.TokenSigner(settings).sign_user(
         UserId(BIG_ID), 1, lifetime_s=3600, now=time.time()
@@ -234,6 +242,7 @@ def local_gateway(folder: Path, settings: Settings, ports: dict[str, list[int]])
         descriptor=Path(__file__).parents[2] / "gen" / "descriptor.binpb",
         jwks=settings.keys / tokens.JWKS_FILE,
         access_log=folder / "access.log",
+        **gateway.from_settings(settings),
         call_timeout_s=CALL_TIMEOUT_S,
     )
 

@@ -21,7 +21,13 @@ RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
 
 def assert_is_error(
-    answer: Any, *, status: int, code: int, reason: str, message: str | None = None
+    answer: Any,
+    *,
+    status: int,
+    code: int,
+    reason: str,
+    message: str | None = None,
+    retry_after_s: int = 1,
 ) -> None:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
@@ -33,8 +39,9 @@ def assert_is_error(
     infos = [detail for detail in body["details"] if detail["@type"] == ERROR_INFO]
     assert [(info["reason"], info["domain"]) for info in infos] == [(reason, "chirp")]
     retries = [detail for detail in body["details"] if detail["@type"] == RETRY_INFO]
-    assert [retry["retryDelay"] for retry in retries] == (["1s"] if status in (429, 503) else [])
-    assert answer.headers.get("retry-after") == ("1" if status in (429, 503) else None)
+    again = status in (429, 503)
+    assert [each["retryDelay"] for each in retries] == ([f"{retry_after_s}s"] if again else [])
+    assert answer.headers.get("retry-after") == (str(retry_after_s) if again else None)
 
 
 async def grpc_error(call: Any) -> tuple[grpc.StatusCode, str, str]:
