@@ -32,6 +32,7 @@ CALL_TIMEOUT_S = 1.0
 
 BIG_ID = 9_007_199_254_740_993  # 2**53 + 1: lost where a number is read as a double
 MISSING, DOWN, BROKEN, TWICE, SLOW, BYTES, LARGE = 404, 503, 500, 2, 504, 8, 100
+OFTEN = 429
 
 SERVICES = {
     "tweet_server": ("TweetService", "TweetRecordService"),
@@ -125,6 +126,8 @@ async def _tweet(tweet_id: int) -> Message | bytes:
             raise errors.TweetNotFound("no such tweet")
         case _ if tweet_id == DOWN:
             raise errors.Unavailable("a part of Chirp is down; try again")
+        case _ if tweet_id == OFTEN:
+            raise errors.RateLimited("read", quota=900, window_s=1800, retry_after_s=7)
         case _ if tweet_id == BROKEN:
             raise RuntimeError("secret of 10.0.0.1")
         case _ if tweet_id == TWICE:
