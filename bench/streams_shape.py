@@ -57,7 +57,7 @@ async def measure(folder: Path) -> list[Row]:
     # Whatever this shell is set up for, a benchmark writes into nobody's database.
     for name in [name for name in os.environ if name.startswith("CHIRP_")]:
         del os.environ[name]
-    os.environ["CHIRP_DATA"] = str(folder)
+    os.environ.update(stack.QUOTAS, CHIRP_DATA=str(folder))
     async with stack.opened(settings_module.load()) as running:
         author = await _make_world(running)
         running.place_processes()
