@@ -4,6 +4,7 @@ table and byte answers, in one plain coroutine around each method; streams by `s
 grpc.aio's own interceptors cost an extra task switch each; a closure costs a call.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -15,15 +16,16 @@ from google.protobuf import descriptor, message_factory
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
-from domain.errors import ChirpError, ServicesOnly, Unauthenticated
+from domain.errors import ChirpError, DeadlineExceeded, ServicesOnly, Unauthenticated
 from domain.ids import UserId
 from mesh import errors
 from mesh.access import KINDS, RULES, Access
 from mesh.rates import Admit, Rates
-from mesh.streams import Answers, Frames, Gone, OpenStream, Streams
+from mesh.streams import Answers, Frames, Gone, OpenStream, Streams, TooSlow
 from mesh.tokens import Claims, TokenVerifier
 
 BEARER = "Bearer "
+ABORT_S = 0.1
 ANONYMOUS = Claims(None, 0, "", 0.0)
 
 log = logging.getLogger(__name__)
@@ -194,6 +196,12 @@ def _streaming(
             await stream.run(method(request, Call(claims, stream)))
             return
         except Gone:
+            return
+        except TooSlow as error:
+            # The status is sent behind what the reader does not take: it is not waited for.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ABORT_S):
+                    await _abort(context, DeadlineExceeded(str(error)))
             return
         except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
             known = errors.translate(error, path)

@@ -173,6 +173,8 @@ class Settings(BaseSettings):
     """Addresses that a gateway counts; the one that was longest away is forgotten first."""
     rate_unsettled_max: Annotated[int, Field(ge=2, le=1_000)] = 20
     """Reads of one account that a server has let through and not yet counted for all replicas."""
+    gateway_connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Connections of clients that a gateway holds at once; more are closed at once."""
     gateway_trusted_hops: Annotated[int, Field(ge=0, le=10)] = 0
     """Proxies before the gateway that say in `x-forwarded-for` who their client is. With too few,
     all clients are one address; with too many, clients choose theirs."""
@@ -193,6 +195,8 @@ class Settings(BaseSettings):
     """Streams open at once in one server, at 30 kB each; more are refused as OVERLOADED."""
     user_streams_max: Annotated[int, Field(ge=1)] = 20
     """Streams that one account has open at once in one server."""
+    stream_write_s: Annotated[float, Field(ge=0.5, le=3_600)] = 30.0
+    """A stream is cut off when an answer is not out after so long: its reader does not read."""
     stream_buffer_max: Annotated[int, Field(ge=1, le=10_000)] = 256
     """Tweets that wait for a home stream's reader; with more, the stream reads the log again."""
     stream_memory: Annotated[int, Field(ge=0, le=10_000)] = 1_000

@@ -76,6 +76,14 @@ class Gateway:
     """Sign-ups and sign-ins of one address."""
     rate_addresses_max: int = 50_000
     """Addresses that are counted at once."""
+    connections_max: int = 10_000
+    """Connections of clients at once; more are refused."""
+    headers_timeout_s: float = 10.0
+    """A request's headers must be there so long after their first byte."""
+    request_timeout_s: float = 30.0
+    """A request must be there as a whole after so long."""
+    idle_timeout_s: float = 60.0
+    """A request on which nothing moves for so long is reset. Streams say something every 15 s."""
     trusted_hops: int = 0
     """Proxies before this one that say who their client is."""
     call_timeout_s: float = 10.0
@@ -100,6 +108,10 @@ def render(gateway: Gateway) -> str:
         "rate_addresses_max": gateway.rate_addresses_max,
         "sign_in_headers": gateway_replies.SIGN_IN_HEADERS,
         "trusted_hops": gateway.trusted_hops,
+        "connections_max": gateway.connections_max,
+        "headers_timeout": f"{gateway.headers_timeout_s:g}s",
+        "request_timeout": f"{gateway.request_timeout_s:g}s",
+        "idle_timeout": f"{gateway.idle_timeout_s:g}s",
         "call_timeout": f"{gateway.call_timeout_s:g}s",
         "local_replies": gateway_replies.local_replies(gateway.rate_address, gateway.rate_sign_in),
         "bare_errors": gateway_replies.bare_errors(),
@@ -147,6 +159,7 @@ def from_settings(settings: Settings) -> dict[str, Any]:
         "rate_sign_in": settings.rate(Kind.SIGN_IN),
         "rate_addresses_max": settings.rate_addresses_max,
         "trusted_hops": settings.gateway_trusted_hops,
+        "connections_max": settings.gateway_connections_max,
     }
 
 

@@ -70,7 +70,7 @@ REPLIES = (
     Reply(408, code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", LATE),
     Reply(413, code.INVALID_ARGUMENT, "TOO_LARGE", "the body is larger than 64 KiB"),
     OVERLOADED,
-    Reply(431, code.INVALID_ARGUMENT, "TOO_LARGE", "the headers are larger than 16 KiB"),
+    Reply(431, code.INVALID_ARGUMENT, "TOO_LARGE", "the headers are over 16 KiB, or over 64"),
     UNAVAILABLE,
     TIMED_OUT,
 )
@@ -84,6 +84,9 @@ FROM_TRANSCODER = "response.code_details.contains('grpc_json_transcode')"
 
 # Errors that the servers' gRPC library makes before or instead of our handlers, such as too many
 # calls at once, have no details.
+TOO_LARGE = Reply(
+    413, code.INVALID_ARGUMENT, "TOO_LARGE", "the message is larger than 256 KiB, decompressed"
+)
 BARE_ERRORS = (
     OVERLOADED,
     TIMED_OUT,
@@ -124,9 +127,15 @@ def bare_errors() -> str:
     )
     return f"""local errors = {{
 {rows}}}
+local too_large = {{"{TOO_LARGE.message}", "{_binary(TOO_LARGE)}", false}}
 function envoy_on_response(response)
   local headers = response:headers()
   local bare = errors[headers:get("grpc-status")]
+  if bare and string.find(headers:get("grpc-message") or "", "larger than max", 1, true)
+      and not headers:get("grpc-status-details-bin") then
+    bare = too_large
+    headers:replace("grpc-status", "{TOO_LARGE.code}")
+  end
   if bare and not headers:get("grpc-status-details-bin") then
     headers:replace("grpc-message", bare[1])
     headers:replace("grpc-status-details-bin", bare[2])

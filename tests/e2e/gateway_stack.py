@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,15 @@ class Servicer:
             if request.location == "quiet":
                 yield streams.HEARTBEAT
                 await asyncio.Event().wait()
+            if request.location == "flood":
+                try:
+                    while True:
+                        trend = trend_pb2.Trend(tag="x" * 10_000)
+                        yield trend_pb2.StreamTrendsResponse(
+                            item=trend_pb2.TrendUpdate(trends=[trend])
+                        )
+                finally:
+                    seen.append(Seen(process, "closed", request, call, time.monotonic()))
             for name in ("first", "second"):
                 call.stream.resume_token = name
                 yield trend_pb2.StreamTrendsResponse(
@@ -177,8 +186,10 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stac
 
 
 @asynccontextmanager
-async def open_stack(folder: Path, **changed: Any) -> AsyncGenerator[Stack]:
-    """Opens a stack; `changed` are settings."""
+async def open_stack(
+    folder: Path, *, of_gateway: Mapping[str, Any] | None = None, **changed: Any
+) -> AsyncGenerator[Stack]:
+    """Opens a stack; `changed` are settings, `of_gateway` what a gateway.Gateway has besides."""
     values = {
         "keys": folder / "keys",
         "listen": "127.0.0.1:0",
@@ -203,7 +214,7 @@ async def open_stack(folder: Path, **changed: Any) -> AsyncGenerator[Stack]:
         spare_port = embedded.free_port()
         ports = {name: [serving.port] for name, serving in servings.items()}
         ports["tweet_server"].append(spare_port)
-        described = local_gateway(folder, settings, ports)
+        described = replace(local_gateway(folder, settings, ports), **(of_gateway or {}))
         configuration = folder / "envoy.yaml"
         configuration.write_text(gateway.render(described))
         await opened.enter_async_context(running_envoy(configuration))
