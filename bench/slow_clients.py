@@ -8,13 +8,16 @@ stream and never reads it, while somebody posts whom all of them follow. Who is 
 """
 
 import asyncio
+import http
 import itertools
 import os
 import random
+import re
 import socket
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +25,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
-import httpx
 import uvloop
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 from rich.console import Console
@@ -34,16 +36,19 @@ from bench.streams_shape import FIRST_ID, make_world, resident_bytes
 from bench.world import mint_tokens
 from domain.ids import UserId
 from mesh import settings as settings_module
+from mesh.metrics import OPEN_STREAMS
 from ops.children import StartError
 from ops.processes import KINDS
 
-VIEWERS = 2_000
+VIEWERS = 500
 SLOW_EACH = 167  # of three kinds: 501
 READS_PER_S = 100
-WARM_S, MEASURE_S, BEFORE_THEY_COUNT_S = 5.0, 20.0, 25.0
-POSTS_PER_S = 10
-CONTENT = "\U0001f426" * 280  # the most bytes that a tweet can have
+WARM_S, MEASURE_S, BEFORE_THEY_COUNT_S = 5.0, 20.0, 40.0
+POSTS_PER_S = 5
+CONTENT = "\U0001f426" * 280  # with the URLs, the most bytes that a tweet can have
+MEDIA_URLS = ["https://example.org/" + "x" * 2_000] * 4
 BYTE_S = 1.0
+READ_NOTHING_S = 3_600
 RECEIVE_BYTES = 4_096  # what the system keeps for one that does not read
 RATIO_GOAL = 2.0
 LATEST = Path(__file__).with_name("slow_clients.json")
@@ -109,6 +114,7 @@ async def _compare(running: BenchStack, author: UserId) -> list[Row]:
             (resident_bytes(process) - earlier) / 1e6
             for process, earlier in zip((gateway, server), memory, strict=True)
         ]
+        left = await asyncio.to_thread(_open_streams, running)
         if posting.done():
             await posting  # raises what it failed with
     finally:
@@ -119,7 +125,7 @@ async def _compare(running: BenchStack, author: UserId) -> list[Row]:
         " clients, a third each: headers and bodies of a byte a second, home streams that are never"
         f" read while {POSTS_PER_S} of the longest tweets a second come; opened"
         f" {slow.opened[HEADERS]}, {slow.opened[BODY]} and {slow.opened[STREAM]} times, since they"
-        f" are cut off; p50 {before.at(0.5):.1f} ms before, {during.at(0.5):.1f} ms during;"
+        f" are cut off; {left} of the streams were open at the end; p50 {before.at(0.5):.1f} ms before, {during.at(0.5):.1f} ms during;"
         f" {before.failed} and {during.failed} reads failed; the gateway grew by {grown[0]:.0f} MB,"
         f" the timeline server by {grown[1]:.0f} MB; all clients on the same cores"
     )
@@ -135,29 +141,52 @@ async def _compare(running: BenchStack, author: UserId) -> list[Row]:
     return [replace(row, ratio=round(during.at(0.99) / before.at(0.99), 2))]
 
 
+class Connections:
+    """Kept connections to the gateway, as many as are needed at once."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def get(self, path: str, token: str) -> int:
+        """Returns the status of the answer, which is read whole. Raises OSError and EOFError."""
+        pair = self._free.pop() if self._free else None
+        reader, writer = pair or await asyncio.open_connection("127.0.0.1", self._port)
+        writer.write(
+            f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n".encode()
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"\r\ncontent-length: (\d+)", head)
+        await reader.readexactly(int(length[1]) if length else 0)
+        self._free.append((reader, writer))
+        return int(head.split(b" ", 2)[1])
+
+    def close(self) -> None:
+        """Closes them."""
+        for _, writer in self._free:
+            writer.close()
+
+
 async def _read(port: int, tokens: Sequence[str], seconds: float) -> Latencies:
     """Begins a read every 1/READS_PER_S seconds, whether or not earlier ones have answered."""
     draw, latencies = random.Random(1), Latencies()  # noqa: S311 -- not a secret
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-    async with (
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=30) as rest,
-        asyncio.TaskGroup() as reads,
-    ):
+    connections = Connections(port)
 
-        async def read(due: float) -> None:
-            headers = {"authorization": f"Bearer {draw.choice(tokens)}"}
-            try:
-                answer = await rest.get("/api/timeline/home", headers=headers)
-                latencies.failed += answer.status_code != httpx.codes.OK
-            except httpx.HTTPError:
-                latencies.failed += 1
-            latencies.all.append(time.perf_counter() - due)
+    async def read(due: float) -> None:
+        try:
+            status = await connections.get("/api/timeline/home", draw.choice(tokens))
+            latencies.failed += status != http.HTTPStatus.OK
+        except (OSError, EOFError):
+            latencies.failed += 1
+        latencies.all.append(time.perf_counter() - due)
 
+    async with asyncio.TaskGroup() as reads:
         began = time.perf_counter()
         for number in range(round(seconds * READS_PER_S)):
             due = began + number / READS_PER_S
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             reads.create_task(read(due))
+    connections.close()
     return latencies
 
 
@@ -168,10 +197,17 @@ async def _post(running: BenchStack, author: UserId) -> None:
         stub = tweet_pb2_grpc.TweetServiceStub(channel)
         while True:
             await stub.CreateTweet(
-                tweet_pb2.CreateTweetRequest(content=CONTENT),
+                tweet_pb2.CreateTweetRequest(content=CONTENT, media_urls=MEDIA_URLS),
                 metadata=(("authorization", f"Bearer {token}"),),
             )
             await asyncio.sleep(1 / POSTS_PER_S)
+
+
+def _open_streams(running: BenchStack) -> int:
+    port = running.local.metrics_ports["timeline_server"][0]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        found = re.search(rf"^{OPEN_STREAMS.name} (\d+)", answer.read().decode(), re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 HEADERS, BODY, STREAM = "headers", "body", "stream"
@@ -215,7 +251,7 @@ class SlowClients:
             if kind == STREAM:
                 request = f"GET /api/timeline/home:stream HTTP/1.1\r\n{bearer}\r\n"
                 await loop.sock_sendall(raw, request.encode())
-                await asyncio.sleep(3_600)
+                await asyncio.sleep(READ_NOTHING_S)
             request = f"POST /api/tweets HTTP/1.1\r\n{bearer}"
             request += "x-slow: " if kind == HEADERS else "content-length: 60000\r\n\r\n"
             await loop.sock_sendall(raw, request.encode())

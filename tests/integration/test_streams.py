@@ -29,6 +29,9 @@ class Servicer:
 
     buffer: Buffer[str] = field(default_factory=lambda: Buffer[str](2))
     closed: int = 0
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends the calls for the place `waits`."""
+    waiting: int = 0
 
     async def StreamTrends(self, request: Request, call: rpc.Call) -> streams.Answers:
         if request.location == "fails":
@@ -48,6 +51,9 @@ class Servicer:
     async def ListTrends(
         self, request: trend_pb2.ListTrendsRequest, call: rpc.Call
     ) -> trend_pb2.ListTrendsResponse:
+        if request.location == "waits":
+            self.waiting += 1
+            await self.release.wait()
         return trend_pb2.ListTrendsResponse()
 
     async def ExplainTrend(
