@@ -63,6 +63,10 @@ bench-shape: dev ## Measures how costs grow; writes bench/shape.{json,md,svg}. A
 	$(BIN)/python -m bench.shape $(if $(AXES),--only $(AXES))
 	$(if $(AXES),,$(BIN)/python -m bench.streams_shape)
 
+.PHONY: bench-slow
+bench-slow: dev ## Measures what 500 slow clients cost others; writes bench/slow_clients.json.
+	$(BIN)/python -m bench.slow_clients
+
 # gRPC says on each start of a child that it leaves its own threads be.
 .PHONY: soak
 soak: dev ## Plays random histories on real processes that are killed meanwhile; MINUTES=5 SEED=.

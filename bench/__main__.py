@@ -217,6 +217,7 @@ def _settings_in(folder: Path) -> Settings:
     os.environ.update(
         CHIRP_DATA=str(folder),
         CHIRP_INFLUENCER_FOLLOWERS=str(INFLUENCER_FOLLOWERS),
+        **stack.QUOTAS,
     )
     return settings_module.load()
 

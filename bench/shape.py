@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
 async def _run(folder: Path, graph: Path | None, axes: Sequence[str]) -> None:
     for name in [name for name in os.environ if name.startswith("CHIRP_")]:
         del os.environ[name]
-    os.environ["CHIRP_DATA"] = str(folder)
+    os.environ.update(stack.QUOTAS, CHIRP_DATA=str(folder))
     async with stack.opened(settings_module.load()) as running:
         async with valkey.connect(running.settings.valkey_url, running.settings) as cache:
             await cache.config_set("maxmemory", str(CACHE_BYTES))

@@ -26,6 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PEER_SERVICE = "bench.PeerService"
 PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "gen")))
 STOP_S = 2.0
+# A benchmark does in a second what a person does in days. Everything is counted, and nothing
+# refused, so that what limits cost is in the figures.
+QUOTAS = {
+    f"CHIRP_RATE_{name}": "999999999/1000"
+    for name in ("POST", "FOLLOW", "LIKE", "READ", "ACCOUNT", "SIGN_IN", "ADDRESS")
+}
 VERIFYING_ECHO = "verifying-echo"
 
 
@@ -180,6 +186,7 @@ class BenchStack:
                     notification_worker=real["notification_worker"],
                     descriptor=localstack.DESCRIPTOR,
                     access_log=self.folder / "logs" / "echo-access.log",
+                    **gateway.from_settings(self.settings),
                 )
             )
         )

@@ -57,21 +57,21 @@ async def measure(folder: Path) -> list[Row]:
     # Whatever this shell is set up for, a benchmark writes into nobody's database.
     for name in [name for name in os.environ if name.startswith("CHIRP_")]:
         del os.environ[name]
-    os.environ["CHIRP_DATA"] = str(folder)
+    os.environ.update(stack.QUOTAS, CHIRP_DATA=str(folder))
     async with stack.opened(settings_module.load()) as running:
-        author = await _make_world(running)
+        author = await make_world(running, STREAMS)
         running.place_processes()
         await running.start("tweet_server", "graph_server", "timeline_server", "outbox_relay")
         return await _streams(running, author)
 
 
-async def _make_world(running: BenchStack) -> UserId:
-    """Makes accounts that all follow one, and some others."""
+async def make_world(running: BenchStack, viewers: int) -> UserId:
+    """Makes accounts that all follow one, and some others; returns the one."""
     async with bulk.connect(running.settings) as connection:
         await connection.execute(
             "INSERT INTO users (id, username, display_name)"
             " SELECT n, 'shape_' || n, 'shape' FROM generate_series(%s::bigint, %s::bigint) AS n",
-            (FIRST_ID, FIRST_ID + STREAMS),
+            (FIRST_ID, FIRST_ID + viewers),
         )
         await connection.execute(
             "INSERT INTO follows (follower_id, followee_id, id)"
@@ -82,7 +82,7 @@ async def _make_world(running: BenchStack) -> UserId:
             "  generate_series(0, %(followees)s - 1) AS k"
             " WHERE k = 0 OR 1 + (n * 7 + k * 131) %% %(count)s <> n - %(first)s"
             " ON CONFLICT DO NOTHING",
-            {"first": FIRST_ID, "count": STREAMS, "followees": FOLLOWEES},
+            {"first": FIRST_ID, "count": viewers, "followees": FOLLOWEES},
         )
         await connection.execute("ANALYZE")
     return UserId(FIRST_ID)
@@ -96,13 +96,13 @@ async def _streams(running: BenchStack, author: UserId) -> list[Row]:
     try:
         await streams.open(port, requests[:WARM], connections=1)
         await streams.until(WARM, within_s=BEGIN_S, begun=True)
-        before = _resident_bytes(server)
+        before = resident_bytes(server)
         began = time.perf_counter()
         await streams.open(port, requests[WARM:], connections=CONNECTIONS)
         await streams.until(STREAMS, within_s=BEGIN_S, begun=True)
         opening_s = time.perf_counter() - began
         latencies, until_all = await _posts(running, author, streams)
-        each = (_resident_bytes(server) - before) / (STREAMS - WARM)
+        each = (resident_bytes(server) - before) / (STREAMS - WARM)
     finally:
         streams.close()
     how = (
@@ -143,7 +143,8 @@ async def _posts(
     return sorted(latencies), until_all
 
 
-def _resident_bytes(process_id: int) -> int:
+def resident_bytes(process_id: int) -> int:
+    """Returns what a process holds in memory. Raises OSError where it is gone."""
     for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024

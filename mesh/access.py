@@ -1,7 +1,9 @@
-"""Who may call what: one rule for each RPC. An RPC without a rule stops its server at start, as
-does one for services that none of them may call."""
+"""Who may call what, and how often: one rule and one kind of action for each RPC. An RPC without
+them stops its server at start, as does one for services that none of them may call."""
 
 from enum import Enum
+
+from domain.rate import Kind
 
 
 class Access(Enum):
@@ -100,3 +102,46 @@ CALLERS: dict[str, frozenset[str]] = {
     "/chirp.v1.TrendCountService/GetTrendCounts": frozenset({"trend_server"}),
 }
 """Which services may call each RPC of services."""
+
+# Which quota a call of a signed-in user takes from. Services are not limited.
+KINDS: dict[str, Kind] = {
+    "/chirp.v1.UserService/CreateUser": Kind.SIGN_IN,
+    "/chirp.v1.UserService/CreateSession": Kind.SIGN_IN,
+    "/chirp.v1.UserService/GetMe": Kind.READ,
+    "/chirp.v1.UserService/UpdateMe": Kind.ACCOUNT,
+    "/chirp.v1.UserService/DeleteCurrentSession": Kind.ACCOUNT,
+    "/chirp.v1.UserService/DeleteSessions": Kind.ACCOUNT,
+    "/chirp.v1.UserService/GetUser": Kind.READ,
+    "/chirp.v1.UserService/GetUserByUsername": Kind.READ,
+    "/chirp.v1.UserService/GetJwks": Kind.READ,
+    "/chirp.v1.GraphService/FollowUser": Kind.FOLLOW,
+    "/chirp.v1.GraphService/UnfollowUser": Kind.FOLLOW,
+    "/chirp.v1.GraphService/ListFollowers": Kind.READ,
+    "/chirp.v1.GraphService/ListFollowing": Kind.READ,
+    "/chirp.v1.GraphService/BlockUser": Kind.FOLLOW,
+    "/chirp.v1.GraphService/UnblockUser": Kind.FOLLOW,
+    "/chirp.v1.GraphService/MuteUser": Kind.FOLLOW,
+    "/chirp.v1.GraphService/UnmuteUser": Kind.FOLLOW,
+    "/chirp.v1.TweetService/CreateTweet": Kind.POST,
+    "/chirp.v1.TweetService/GetTweet": Kind.READ,
+    "/chirp.v1.TweetService/DeleteTweet": Kind.POST,
+    "/chirp.v1.TweetService/GetThread": Kind.READ,
+    "/chirp.v1.TweetService/CreateLike": Kind.LIKE,
+    "/chirp.v1.TweetService/DeleteLike": Kind.LIKE,
+    "/chirp.v1.TweetService/CreateRetweet": Kind.POST,
+    "/chirp.v1.TweetService/DeleteRetweet": Kind.POST,
+    "/chirp.v1.TweetService/ListLikers": Kind.READ,
+    "/chirp.v1.TweetService/ListRetweeters": Kind.READ,
+    "/chirp.v1.TweetService/BatchGetTweets": Kind.READ,
+    "/chirp.v1.TimelineService/ExplainHomeTimeline": Kind.READ,
+    "/chirp.v1.TimelineService/GetHomeTimeline": Kind.READ,
+    "/chirp.v1.TimelineService/CountNewer": Kind.READ,
+    "/chirp.v1.TimelineService/StreamHomeTimeline": Kind.READ,
+    "/chirp.v1.TimelineService/GetUserTimeline": Kind.READ,
+    "/chirp.v1.TrendService/ListTrends": Kind.READ,
+    "/chirp.v1.TrendService/StreamTrends": Kind.READ,
+    "/chirp.v1.TrendService/ExplainTrend": Kind.READ,
+    "/chirp.v1.NotificationService/ListNotifications": Kind.READ,
+    "/chirp.v1.NotificationService/MarkRead": Kind.READ,
+    "/chirp.v1.NotificationService/StreamNotifications": Kind.READ,
+}

@@ -71,6 +71,19 @@ SIGN_INS_UNCHECKED: Final = Metric(
     " answer.",
     ("kind",),
 )
+RATES_REFUSED: Final = Metric(
+    "chirp_rate_limited_total",
+    "counter",
+    "Calls that this server refused because the account had used its quota of the kind.",
+    ("kind",),
+)
+RATES_UNCHECKED: Final = Metric(
+    "chirp_rate_unchecked_total",
+    "counter",
+    "Calls that this server let through without counting them for all replicas, because the cache"
+    " Valkey did not answer.",
+    ("kind",),
+)
 
 Collector = Callable[[], Awaitable[Sequence[Sample]]]
 """Asks for numbers. What it raises is logged, and its numbers are missing from the answer."""

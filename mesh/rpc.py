@@ -4,6 +4,7 @@ table and byte answers, in one plain coroutine around each method; streams by `s
 grpc.aio's own interceptors cost an extra task switch each; a closure costs a call.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -15,14 +16,16 @@ from google.protobuf import descriptor, message_factory
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
-from domain.errors import ChirpError, ServicesOnly, Unauthenticated
+from domain.errors import ChirpError, DeadlineExceeded, ServicesOnly, Unauthenticated
 from domain.ids import UserId
 from mesh import errors
-from mesh.access import CALLERS, RULES, Access
-from mesh.streams import Answers, Frames, Gone, OpenStream, Streams
+from mesh.access import CALLERS, KINDS, RULES, Access
+from mesh.rates import Admit, Rates
+from mesh.streams import Answers, Frames, Gone, OpenStream, Streams, TooSlow
 from mesh.tokens import Claims
 
 BEARER = "Bearer "
+ABORT_S = 0.1
 ANONYMOUS = Claims(None, 0, "", 0.0)
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -97,6 +100,7 @@ def bind(
     verifier: Verifier,
     streams: Streams | None = None,
     is_ready: Callable[[], bool] | None = None,
+    rates: Rates | None = None,
 ) -> BoundService:
     """Binds every method of `service` to the method of the same name of `servicer`, or of the one
     of several that has it.
@@ -106,6 +110,7 @@ def bind(
     A streaming method is an async generator of such answers (`streams.py`) and needs `streams`,
     of which a process has one. Raises TypeError where its answer is not a stream's. `is_ready` is
     for a service that not every replica serves at any time: callers find one that does.
+    `rates` limits how often a signed-in user calls, by the method's kind in `mesh/access.py`.
     """
     servicers = cast("tuple[object, ...]", servicer if isinstance(servicer, tuple) else (servicer,))
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -116,11 +121,15 @@ def bind(
             assert streams is not None, f"{path} is a stream: bind it with the process's Streams"
             kind: Any = grpc.unary_stream_rpc_method_handler
             answer = _streaming(
-                path, cast(StreamMethod, bound), verifier, streams, Frames(method.output_type)
+                path,
+                cast(StreamMethod, bound),
+                Door(path, verifier, rates),
+                streams,
+                Frames(method.output_type),
             )
         else:
             kind = grpc.unary_unary_rpc_method_handler
-            answer = _answering(path, cast(Method, bound), verifier)
+            answer = _answering(path, cast(Method, bound), Door(path, verifier, rates))
         handlers[method.name] = kind(
             answer,
             request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
@@ -135,44 +144,51 @@ def bind(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """The access rule of one method."""
+class Door:
+    """Lets callers of one method in, or not. Raises KeyError where no table knows the method."""
 
-    rule: Access
-    callers: frozenset[str]
-    """The services that may call it, where it is for services."""
+    __slots__ = ("_admit", "_callers", "_rule", "_verifier")
 
-    @classmethod
-    def of(cls, path: str) -> "Guard":
-        """Returns the guard of a method; raises KeyError where no table knows it."""
-        rule = RULES[path]
-        return cls(rule, CALLERS[path] if rule is Access.SERVICE else frozenset())
+    def __init__(self, path: str, verifier: Verifier, rates: Rates | None) -> None:
+        self._rule = RULES[path]
+        self._verifier = verifier
+        of_services = self._rule is Access.SERVICE
+        self._callers: frozenset[str] = CALLERS[path] if of_services else frozenset()
+        kind = None if of_services else KINDS[path]
+        self._admit: Admit | None = None
+        if rates is not None and kind is not None:
+            self._admit = rates.gate(kind)
 
-    async def claims(self, metadata: Metadata, verifier: Verifier) -> Claims:
-        """Returns who calls; raises Unauthenticated or ServicesOnly where the rule forbids it."""
+    async def enter(self, metadata: Metadata) -> Claims:
+        """Returns who calls. Raises Unauthenticated or ServicesOnly where the rule forbids it, and
+        RateLimited where the caller did so too often."""
         for key, value in metadata:
             if key == "authorization":
                 text = value if isinstance(value, str) else value.decode("latin-1")
                 if not text.startswith(BEARER):
                     raise Unauthenticated("the authorization header must be `Bearer <token>`")
                 token = text[len(BEARER) :]
-                claims = verifier.known(token)
+                claims = self._verifier.known(token)
                 if claims is None:
-                    claims = await verifier.admit(token)
+                    claims = await self._verifier.admit(token)
                 self._check(claims)
+                # Session 0: a service, or what an operator signed with the private key.
+                if self._admit is not None and claims.session_id:
+                    waiting = self._admit(cast(UserId, claims.user_id))
+                    if waiting is not None:
+                        await waiting
                 return claims
-        if self.rule is not Access.OPEN:
+        if self._rule is not Access.OPEN:
             raise Unauthenticated("this method needs an access token")
         return ANONYMOUS
 
     def _check(self, claims: Claims) -> None:
-        if self.rule is Access.OPEN:
+        if self._rule is Access.OPEN:
             return
-        if self.rule is Access.SERVICE:
+        if self._rule is Access.SERVICE:
             if not claims.service:
                 raise ServicesOnly("this method is for Chirp's own services")
-            if claims.service not in self.callers:
+            if claims.service not in self._callers:
                 raise ServicesOnly("this method is for other services")
         elif claims.user_id is None:
             raise Unauthenticated("this method needs a user's access token")
@@ -183,13 +199,11 @@ def _method(servicers: tuple[object, ...], name: str) -> object:
     return method
 
 
-def _answering(path: str, method: Method, verifier: Verifier) -> Any:
-    guard = Guard.of(path)
-
+def _answering(path: str, method: Method, door: Door) -> Any:
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())
-            claims = await guard.claims(metadata, verifier)
+            claims = await door.enter(metadata)
             return await method(request, Call(claims, None, metadata))
         except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
             known = errors.translate(error, path)
@@ -199,20 +213,25 @@ def _answering(path: str, method: Method, verifier: Verifier) -> Any:
 
 
 def _streaming(
-    path: str, method: StreamMethod, verifier: Verifier, streams: Streams, frames: Frames
+    path: str, method: StreamMethod, door: Door, streams: Streams, frames: Frames
 ) -> Any:
-    guard = Guard.of(path)
 
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         stream = OpenStream(context, frames)
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())
-            claims = await guard.claims(metadata, verifier)
+            claims = await door.enter(metadata)
             # At once: a session that ends from here on ends the stream, too.
             streams.admit(stream, claims)
             await stream.run(method(request, Call(claims, stream, metadata)))
             return
         except Gone:
+            return
+        except TooSlow as error:
+            # The status is sent behind what the reader does not take: it is not waited for.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ABORT_S):
+                    await _abort(context, DeadlineExceeded(str(error)))
             return
         except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
             known = errors.translate(error, path)

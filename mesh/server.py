@@ -34,7 +34,12 @@ from mesh.rpc import BoundService, Verifier
 from mesh.settings import Settings
 from mesh.streams import Streams
 
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # of an answer, and what clients take
+# Of a request, also when it was compressed: the longest has 1,000 ids.
+REQUEST_BYTES_MAX = 256 * 1024
+# More than the gateway's 16 KiB, to which it adds some. gRPC's own 8 KiB are a soft limit: above
+# them it refuses calls at random, up to all of them at 16 KiB.
+METADATA_BYTES_MAX = 32 * 1024
 # Envoy and clients ping idle connections; a server that counts pings as strikes drops them.
 PING_INTERVAL_MIN_MS = 5_000
 
@@ -48,8 +53,10 @@ GARBAGE_THRESHOLDS = 10_000, 10, 100
 HEALTH_LOOK_S = 0.1  # how often a service is asked whether it is ready
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_MS),
     # One port, one process: two that share a port would hide each other's failures.

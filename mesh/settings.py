@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from domain.rate import Limit
+from domain.rate import Kind, Limit
 from domain.trend import Rules, Statistic
 
 
@@ -163,6 +163,33 @@ class Settings(BaseSettings):
     trend_places_max: Annotated[int, Field(ge=10, le=65_000)] = 5_000
     """Places that the trend worker knows; uses at further ones count for their parents."""
 
+    # Rates: quota/seconds. The quota may be used at once, and comes back evenly within the seconds.
+    rate_limits: bool = True
+    """Whether anybody's calls are limited by rate. Off for load tools alone."""
+    rate_post: Rate = "300/10800"
+    """Tweets and retweets of one account, and taking them back."""
+    rate_follow: Rate = "400/86400"
+    """Follows, blocks and mutes of one account, and taking them back."""
+    rate_like: Rate = "1000/86400"
+    """Likes of one account, and taking them back."""
+    rate_read: Rate = "900/900"
+    """Reads of one account, and streams that it opens."""
+    rate_account: Rate = "60/3600"
+    """Changes of one account by itself, and ending its sessions."""
+    rate_sign_in: Rate = "60/600"
+    """Sign-ups and sign-ins of one address, at each gateway."""
+    rate_address: Rate = "6000/60"
+    """All requests of one address, at each gateway; of IPv6, of one network of 64 bits."""
+    rate_addresses_max: Annotated[int, Field(ge=10, le=1_000_000)] = 50_000
+    """Addresses that a gateway counts; the one that was longest away is forgotten first."""
+    rate_unsettled_max: Annotated[int, Field(ge=2, le=1_000)] = 20
+    """Reads of one account that a server has let through and not yet counted for all replicas."""
+    gateway_connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    """Connections of clients that a gateway holds at once; more are closed at once."""
+    gateway_trusted_hops: Annotated[int, Field(ge=0, le=10)] = 0
+    """Proxies before the gateway that say in `x-forwarded-for` who their client is. With too few,
+    all clients are one address; with too many, clients choose theirs."""
+
     # Limits
     database_pool_max: Annotated[int, Field(ge=1, le=1000)] = 8
     """Connections to PostgreSQL of one process."""
@@ -179,6 +206,8 @@ class Settings(BaseSettings):
     """Streams open at once in one server, at 30 kB each; more are refused as OVERLOADED."""
     user_streams_max: Annotated[int, Field(ge=1)] = 20
     """Streams that one account has open at once in one server."""
+    stream_write_s: Annotated[float, Field(ge=0.5, le=3_600)] = 30.0
+    """A stream is cut off when an answer is not out after so long: its reader does not read."""
     stream_buffer_max: Annotated[int, Field(ge=1, le=10_000)] = 256
     """Tweets that wait for a home stream's reader; with more, the stream reads the log again."""
     stream_memory: Annotated[int, Field(ge=0, le=10_000)] = 1_000
@@ -202,6 +231,10 @@ class Settings(BaseSettings):
     the gateway's health-check interval times its threshold."""
     drain_grace_s: Annotated[float, Field(ge=0, le=300)] = 5.0
     """How long a stopping server lets running calls finish."""
+
+    def rate(self, kind: Kind) -> Limit:
+        """How often one account, or for sign-in one address, may do something."""
+        return Limit.parse(getattr(self, f"rate_{kind.value}"))
 
     @property
     def trend_rules(self) -> Rules:

@@ -8,7 +8,8 @@ with `call.stream`, and what it may count on:
     sets right before it yields the answer that the token stands behind.
  2. The next answer is asked for when the last one is out, so a slow consumer slows its generator
     down and nobody else. What arrives meanwhile belongs into a `Buffer`, which is bounded.
- 3. It is closed (its `finally` runs) when the client goes, the token expires or the server drains.
+ 3. It is closed (its `finally` runs) when the client goes, the token expires or the server drains,
+    and when an answer is not out after `stream_write_s`: a reader that does not read is cut off.
 
 One task beats for all streams of a process: no stream costs a timer or a task of its own.
 """
@@ -57,6 +58,10 @@ class Ended(Exception):
 
 class Gone(Exception):
     """The client hung up: there is nobody to tell."""
+
+
+class TooSlow(Exception):
+    """The reader took nothing of an answer for too long."""
 
 
 class Buffer(Generic[Item]):
@@ -119,8 +124,8 @@ class OpenStream:
 
     # Thousands of them at a time: no dictionary for each.
     __slots__ = (
-        "_beat", "_context", "_frames", "_reason", "_task", "_waiting", "_writing", "begun",
-        "newest_token", "resume_token", "written_at",
+        "_beat", "_context", "_frames", "_is_cut", "_reason", "_task", "_waiting", "_writing",
+        "begun", "newest_token", "resume_token", "writing_since", "written_at",
     )  # fmt: skip
 
     def __init__(self, context: "grpc.aio.ServicerContext[Any, Any]", frames: Frames) -> None:
@@ -130,17 +135,21 @@ class OpenStream:
         token that stands behind an answer which was not yielded."""
         self.begun = False
         self.written_at = time.monotonic()
+        self.writing_since = 0.0
+        """When the answer began to go out that is going out now; 0 where none is."""
         self._context = context
         self._frames = frames
         self._task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._writing = asyncio.Lock()  # gRPC takes one write at a time
         self._waiting = False
         self._reason = ""
+        self._is_cut = False
         self._beat: asyncio.Task[None] | None = None
 
     async def run(self, answers: Answers) -> None:
         """Sends what the generator yields, until it ends or `end` was called; then the last
-        message. Raises what the generator raises (`finish` ends the stream then), and Gone."""
+        message. Raises what the generator raises (`finish` ends the stream then), Gone, and TooSlow
+        after `cut`."""
         async with aclosing(answers):
             try:
                 while not self._reason:
@@ -149,9 +158,11 @@ class OpenStream:
             except (StopAsyncIteration, Ended) as end:
                 self._reason = self._reason or getattr(end, "reason", ENDED)
             except asyncio.CancelledError:
-                # By `end`, or because the client went?
-                if not self._reason or self._task.uncancel():
+                # By `cut`, by `end`, or because the client went?
+                if not (self._is_cut or self._reason) or self._task.uncancel():
                     raise
+                if self._is_cut:
+                    raise TooSlow("the reader took nothing for too long") from None
         await self.finish(self._reason)
 
     async def finish(self, reason: str) -> None:
@@ -164,6 +175,14 @@ class OpenStream:
             self._reason = reason
             if self._waiting:
                 self._task.cancel()
+
+    def cut(self) -> None:
+        """Ends the stream of a reader that takes nothing, in the middle of an answer."""
+        if not self._is_cut:
+            self._is_cut = True
+            self._task.cancel()
+            if self._beat is not None:
+                self._beat.cancel()
 
     def beat(self) -> None:
         """Sends a heartbeat, in the background; nothing while something is being sent."""
@@ -194,10 +213,13 @@ class OpenStream:
     async def _write(self, frame: Message | bytes) -> None:
         async with self._writing:
             self.begun = True
+            self.writing_since = time.monotonic()
             try:
                 await self._context.write(frame)
             except grpc.aio.BaseError as error:
                 raise Gone from error
+            finally:
+                self.writing_since = 0.0
             self.written_at = time.monotonic()
 
 
@@ -254,12 +276,17 @@ class Streams:
         self.end_where(lambda _: True, DRAINING)
 
     async def beat(self) -> None:
-        """Keeps silent streams alive and ends those whose token expired, until cancelled."""
+        """Keeps silent streams alive, ends those whose token expired, and cuts off those whose
+        reader does not read, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
-            silent_since = time.monotonic() - self._settings.heartbeat_s + LOOK_S
+            now = time.monotonic()
+            silent_since = now - self._settings.heartbeat_s + LOOK_S
+            stuck_since = now - self._settings.stream_write_s
             for stream in list(self._open):
-                if stream.begun and stream.written_at <= silent_since:
+                if 0 < stream.writing_since <= stuck_since:
+                    stream.cut()
+                elif stream.begun and stream.written_at <= silent_since:
                     stream.beat()
             self.end_where(self._has_expired, TOKEN_EXPIRED)
 

@@ -4,6 +4,7 @@
 """
 
 import json
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,15 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from domain.rate import Kind, Limit
+from mesh.settings import Settings
 from ops import embedded, gateway_replies
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "gateway" / "envoy.yaml"
 
 GRPC_PORT = 50051  # in containers, where each process has an address of its own
+SEND_BYTES = 131_072  # enough for 1 MB/s to somebody 100 ms away
+ADDRESS, SIGN_IN = Limit(6_000, 60), Limit(60, 600)
 
 
 class Endpoint(NamedTuple):
@@ -67,6 +72,24 @@ class Gateway:
     """As in Settings."""
     gateway_secret: str = ""
     """By which servers know what comes from the gateway: `keys.gateway_secret`."""
+    rates_on: bool = True
+    """Whether requests are limited by rate."""
+    rate_address: Limit = ADDRESS
+    """All requests of one address."""
+    rate_sign_in: Limit = SIGN_IN
+    """Sign-ups and sign-ins of one address."""
+    rate_addresses_max: int = 50_000
+    """Addresses that are counted at once."""
+    connections_max: int = 10_000
+    """Connections of clients at once; more are refused."""
+    headers_timeout_s: float = 10.0
+    """A request's headers must be there so long after their first byte."""
+    request_timeout_s: float = 30.0
+    """A request must be there as a whole after so long."""
+    idle_timeout_s: float = 60.0
+    """A request on which nothing moves for so long is reset. Streams say something every 15 s."""
+    trusted_hops: int = 0
+    """Proxies before this one that say who their client is."""
     call_timeout_s: float = 10.0
     """Longest call, retries included; above CHIRP_DATABASE_TIMEOUT_S, so that a server's own
     answer comes first."""
@@ -84,8 +107,26 @@ def render(gateway: Gateway) -> str:
         "token_audience": gateway.token_audience,
         "jwks_cache": f"{gateway.jwks_cache_s}s",
         "gateway_secret": gateway.gateway_secret,
+        "socket_options": [
+            {
+                "description": "SO_SNDBUF",
+                "level": socket.SOL_SOCKET,
+                "name": socket.SO_SNDBUF,
+                "int_value": SEND_BYTES,
+            }
+        ],
+        "rates_percent": 100 if gateway.rates_on else 0,
+        "rate_address": _bucket(gateway.rate_address),
+        "rate_sign_in": _bucket(gateway.rate_sign_in),
+        "rate_addresses_max": gateway.rate_addresses_max,
+        "sign_in_headers": gateway_replies.SIGN_IN_HEADERS,
+        "trusted_hops": gateway.trusted_hops,
+        "connections_max": gateway.connections_max,
+        "headers_timeout": f"{gateway.headers_timeout_s:g}s",
+        "request_timeout": f"{gateway.request_timeout_s:g}s",
+        "idle_timeout": f"{gateway.idle_timeout_s:g}s",
         "call_timeout": f"{gateway.call_timeout_s:g}s",
-        "local_replies": gateway_replies.local_replies(),
+        "local_replies": gateway_replies.local_replies(gateway.rate_address, gateway.rate_sign_in),
         "bare_errors": gateway_replies.bare_errors(),
         "tweet_server": _endpoints(gateway.tweet_server),
         "graph_server": _endpoints(gateway.graph_server),
@@ -119,6 +160,30 @@ def command(configuration: Path, *, threads: int) -> list[str]:
         # The access log is in its file within a second, and not within ten.
         "--file-flush-interval-msec", "1000",
     ]  # fmt: skip
+
+
+def from_settings(settings: Settings) -> dict[str, Any]:
+    """Returns the fields of Gateway that follow from settings, the same wherever it runs."""
+    return {
+        "token_issuer": settings.token_issuer,
+        "token_audience": settings.token_audience,
+        "jwks_cache_s": settings.jwks_cache_s,
+        "rates_on": settings.rate_limits,
+        "rate_address": Limit.parse(settings.rate_address),
+        "rate_sign_in": settings.rate(Kind.SIGN_IN),
+        "rate_addresses_max": settings.rate_addresses_max,
+        "trusted_hops": settings.gateway_trusted_hops,
+        "connections_max": settings.gateway_connections_max,
+    }
+
+
+def _bucket(limit: Limit) -> dict[str, Any]:
+    # Envoy fills evenly, whatever the interval.
+    return {
+        "max_tokens": limit.quota,
+        "tokens_per_fill": limit.quota,
+        "fill_interval": f"{limit.window_s}s",
+    }
 
 
 def _endpoints(endpoints: Sequence[Endpoint]) -> list[dict[str, Any]]:

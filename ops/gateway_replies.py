@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2 as code
 from google.rpc import error_details_pb2, status_pb2
 
-from mesh.errors import DOMAIN, RETRY_AFTER_S, UNAVAILABLE_TEXT
+from domain.rate import Limit, whole_seconds
+from mesh.errors import DOMAIN, RETRY_AFTER_S, UNAVAILABLE_TEXT, rate_headers
 
 
 class Reply(NamedTuple):
@@ -22,7 +23,8 @@ class Reply(NamedTuple):
     reason: str
     message: str
     headers: Mapping[str, str] = {}
-    retry: bool = False
+    retry_after_s: int = 0
+    """What RetryInfo says; 0: there is none."""
 
 
 LATE = "the call took too long"
@@ -32,10 +34,28 @@ UNREADABLE = Reply(400, code.INVALID_ARGUMENT, "INVALID_ARGUMENT", "the request 
 FAILED = Reply(500, code.INTERNAL, "INTERNAL", "internal error")
 NO_ROUTE = Reply(404, code.NOT_FOUND, "NOT_FOUND", "no such route")
 OVERLOADED = Reply(
-    429, code.RESOURCE_EXHAUSTED, "OVERLOADED", "too many calls; try again", RETRY_AFTER, retry=True
+    429,
+    code.RESOURCE_EXHAUSTED,
+    "OVERLOADED",
+    "too many calls; try again",
+    RETRY_AFTER,
+    RETRY_AFTER_S,
 )
 TIMED_OUT = Reply(504, code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", LATE)
-UNAVAILABLE = Reply(503, code.UNAVAILABLE, "UNAVAILABLE", UNAVAILABLE_TEXT, RETRY_AFTER, retry=True)
+UNAVAILABLE = Reply(
+    503, code.UNAVAILABLE, "UNAVAILABLE", UNAVAILABLE_TEXT, RETRY_AFTER, RETRY_AFTER_S
+)
+
+# What local_ratelimit refuses; its response flag RL is set only after the reply is made.
+FROM_RATE_LIMIT = "response.code_details == 'local_rate_limited'"
+LIMITED_MESSAGE = "too many requests of this address; try again later"
+
+# Sign-ups and sign-ins, as REST and as gRPC.
+_SIGN_IN = r"/(api/+(users|sessions)/*|chirp\.v1\.UserService/Create(User|Session))(\?.*)?"
+SIGN_IN_HEADERS: list[dict[str, Any]] = [
+    {"name": ":method", "string_match": {"exact": "POST"}},
+    {"name": ":path", "string_match": {"safe_regex": {"regex": _SIGN_IN}}},
+]
 
 NOT_SIGNED_IN = Reply(
     401,
@@ -54,7 +74,7 @@ REPLIES = (
     Reply(408, code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", LATE),
     Reply(413, code.INVALID_ARGUMENT, "TOO_LARGE", "the body is larger than 64 KiB"),
     OVERLOADED,
-    Reply(431, code.INVALID_ARGUMENT, "TOO_LARGE", "the headers are larger than 16 KiB"),
+    Reply(431, code.INVALID_ARGUMENT, "TOO_LARGE", "the headers are over 16 KiB, or over 64"),
     UNAVAILABLE,
     TIMED_OUT,
 )
@@ -68,6 +88,9 @@ FROM_TRANSCODER = "response.code_details.contains('grpc_json_transcode')"
 
 # Errors that the servers' gRPC library makes before or instead of our handlers, such as too many
 # calls at once, have no details.
+TOO_LARGE = Reply(
+    413, code.INVALID_ARGUMENT, "TOO_LARGE", "the message is larger than 256 KiB, decompressed"
+)
 BARE_ERRORS = (
     OVERLOADED,
     TIMED_OUT,
@@ -78,59 +101,28 @@ BARE_ERRORS = (
 )
 
 
-def local_replies() -> list[dict[str, Any]]:
+def local_replies(address: Limit, sign_in: Limit) -> list[dict[str, Any]]:
     """Returns the mappers of local_reply_config: for each reply one that answers in gRPC's
-    trailers-only form, and one that answers JSON."""
+    trailers-only form, and one that answers JSON. `address` and `sign_in` are what an address may
+    ask, and how often it may sign in."""
     mappers = [
         {
             "filter": _all_of(_status_is("EQ", 400), _cel(FROM_TRANSCODER)),
             "body_format_override": {"json_format": _json(NOT_TRANSCODED)},
         }
     ]
-    rows = [("EQ", reply) for reply in REPLIES] + [("GE", reply) for reply in REST_OF_REPLIES]
-    for comparison, reply in rows:
-        matches = _status_is(comparison, reply.status)
-        # For gRPC a method that is not there is UNIMPLEMENTED, and only a thing is NOT_FOUND.
-        grpc = reply._replace(code=code.UNIMPLEMENTED) if reply is NO_ROUTE else reply
-        # Envoy's own mapping from HTTP statuses would say INTERNAL for 400 and UNKNOWN for 413.
-        headers = {"grpc-status": str(grpc.code), "grpc-status-details-bin": _binary(grpc)}
-        mappers += [
-            {
-                "filter": _all_of(matches, *ASKED_IN_GRPC),
-                "headers_to_add": _headers({**reply.headers, **headers}),
-                "body_format_override": {"text_format_source": {"inline_string": reply.message}},
-            },
-            {
-                "filter": matches,
-                "headers_to_add": _headers(reply.headers),
-                "body_format_override": {"json_format": _json(reply)},
-            },
-        ]
-    return [*_token_mappers(), *mappers]
-
-
-def _token_mappers() -> list[dict[str, Any]]:
-    """Returns the mappers of what jwt_authn refuses by another status than the servers would: 403
-    for another's audience, and 401 where it was never told of any key."""
-    mappers: list[dict[str, Any]] = []
-    for match, reply in (
-        (_cel(NO_KEYS), UNAVAILABLE),
-        (_all_of(_status_is("EQ", 403), _cel(FROM_TOKENS)), NOT_SIGNED_IN),
-    ):
-        headers = {"grpc-status": str(reply.code), "grpc-status-details-bin": _binary(reply)}
-        mappers += [
-            {
-                "filter": _all_of(match, *ASKED_IN_GRPC),
-                "headers_to_add": _headers({**reply.headers, **headers}),
-                "body_format_override": {"text_format_source": {"inline_string": reply.message}},
-            },
-            {
-                "filter": match,
-                "status_code": reply.status,
-                "headers_to_add": _headers(reply.headers),
-                "body_format_override": {"json_format": _json(reply)},
-            },
-        ]
+    # jwt_authn answers another audience with 403, and says 401 where it was never told of any key.
+    mappers += _mappers(UNAVAILABLE, _cel(NO_KEYS), another_status=True)
+    of_tokens = _cel(FROM_TOKENS)
+    mappers += _mappers(NOT_SIGNED_IN, _status_is("EQ", 403), of_tokens, another_status=True)
+    limited = _cel(FROM_RATE_LIMIT)
+    of_sign_in = [{"header_filter": {"header": header}} for header in SIGN_IN_HEADERS]
+    mappers += _mappers(_limited("sign_in", sign_in), limited, *of_sign_in)
+    mappers += _mappers(_limited("address", address), limited)
+    for reply in REPLIES:
+        mappers += _mappers(reply, _status_is("EQ", reply.status))
+    for reply in REST_OF_REPLIES:
+        mappers += _mappers(reply, _status_is("GE", reply.status))
     return mappers
 
 
@@ -138,14 +130,20 @@ def bare_errors() -> str:
     """Returns the Lua program that gives details to an answer that is an error without them."""
     rows = "".join(
         f'  ["{reply.code}"] = {{"{reply.message}", "{_binary(reply)}", '
-        f"{str(reply.retry).lower()}}},\n"
+        f"{str(reply.retry_after_s > 0).lower()}}},\n"
         for reply in BARE_ERRORS
     )
     return f"""local errors = {{
 {rows}}}
+local too_large = {{"{TOO_LARGE.message}", "{_binary(TOO_LARGE)}", false}}
 function envoy_on_response(response)
   local headers = response:headers()
   local bare = errors[headers:get("grpc-status")]
+  if bare and string.find(headers:get("grpc-message") or "", "larger than max", 1, true)
+      and not headers:get("grpc-status-details-bin") then
+    bare = too_large
+    headers:replace("grpc-status", "{TOO_LARGE.code}")
+  end
   if bare and not headers:get("grpc-status-details-bin") then
     headers:replace("grpc-message", bare[1])
     headers:replace("grpc-status-details-bin", bare[2])
@@ -153,6 +151,39 @@ function envoy_on_response(response)
   end
 end
 """
+
+
+def _limited(policy: str, limit: Limit) -> Reply:
+    wait_s = whole_seconds(limit.interval_us)
+    fields = rate_headers(policy, limit.quota, limit.window_s, wait_s)
+    return OVERLOADED._replace(
+        reason="RATE_LIMITED",
+        message=LIMITED_MESSAGE,
+        headers={"retry-after": str(wait_s), **dict(fields)},
+        retry_after_s=wait_s,
+    )
+
+
+def _mappers(
+    reply: Reply, *matches: dict[str, Any], another_status: bool = False
+) -> list[dict[str, Any]]:
+    # For gRPC a method that is not there is UNIMPLEMENTED, and only a thing is NOT_FOUND.
+    grpc = reply._replace(code=code.UNIMPLEMENTED) if reply is NO_ROUTE else reply
+    # Envoy's own mapping from HTTP statuses would say INTERNAL for 400 and UNKNOWN for 413.
+    headers = {"grpc-status": str(grpc.code), "grpc-status-details-bin": _binary(grpc)}
+    return [
+        {
+            "filter": _all_of(*matches, *ASKED_IN_GRPC),
+            "headers_to_add": _headers({**reply.headers, **headers}),
+            "body_format_override": {"text_format_source": {"inline_string": reply.message}},
+        },
+        {
+            "filter": matches[0] if len(matches) == 1 else _all_of(*matches),
+            **({"status_code": reply.status} if another_status else {}),
+            "headers_to_add": _headers(reply.headers),
+            "body_format_override": {"json_format": _json(reply)},
+        },
+    ]
 
 
 # A transcoded request looks like gRPC too, and is told by the path that it came with.
@@ -168,8 +199,8 @@ ASKED_IN_GRPC: tuple[dict[str, Any], ...] = (
 
 def _status(reply: Reply) -> status_pb2.Status:
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=reply.reason, domain=DOMAIN)]
-    if reply.retry:
-        delay = duration_pb2.Duration(seconds=RETRY_AFTER_S)
+    if reply.retry_after_s:
+        delay = duration_pb2.Duration(seconds=reply.retry_after_s)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed: list[any_pb2.Any] = []
     for detail in details:

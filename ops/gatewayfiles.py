@@ -16,10 +16,7 @@ def write(folder: Path, settings: Settings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rendered = gateway.render(
         gateway.Gateway(
-            token_issuer=settings.token_issuer,
-            token_audience=settings.token_audience,
-            jwks_cache_s=settings.jwks_cache_s,
-            gateway_secret=keys.gateway_secret(settings.keys),
+            gateway_secret=keys.gateway_secret(settings.keys), **gateway.from_settings(settings)
         )
     )
     (folder / "envoy.yaml").write_text(rendered)

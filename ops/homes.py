@@ -24,7 +24,9 @@ TOKEN_LIFETIME_S = 3_600
 TIMEOUT_S = 10.0
 TRIES_MAX = 5  # of one page that is answered with "come again"
 RETRY_FIRST_S = 0.25
-BUSY_STATUSES = (429, 502, 503, 504)
+BUSY_STATUSES = (502, 503, 504)
+# A gateway that limits the rate of our address says when to come back; others may use it, too.
+LIMITED_MAX = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +106,25 @@ class _Gateway:
         path = f"{self._prefix}/api/timeline/home?limit={PAGE_LIMIT}"
         if cursor:
             path += f"&cursor={quote(cursor)}"
-        status, body = 0, b""
-        for attempt in range(TRIES_MAX):
-            if attempt:
-                await asyncio.sleep(RETRY_FIRST_S * 2 ** (attempt - 1))
+        failed = limited = 0
+        while True:
             connection = await self._free.get()
             try:
-                status, body = await asyncio.to_thread(_get, connection, path, token)
+                got = await asyncio.to_thread(_get, connection, path, token)
             finally:
                 self._free.put_nowait(connection)
-            if status == http.HTTPStatus.OK:
-                answer: dict[str, Any] = json.loads(body)
+            if got.status == http.HTTPStatus.OK:
+                answer: dict[str, Any] = json.loads(got.body)
                 ids = [int(tweet["id"]) for tweet in answer.get("tweets", ())]
                 return Page(ids, answer.get("nextCursor", ""))
-            if status and status not in BUSY_STATUSES:
-                break
-        what = f"answers {status}: {body[:300].decode(errors='replace')}" if status else "is away"
-        raise ConnectionError(f"the gateway {what}")
+            if got.status == http.HTTPStatus.TOO_MANY_REQUESTS and limited < LIMITED_MAX:
+                limited += 1
+                await asyncio.sleep(got.retry_after_s)
+                continue
+            failed += 1
+            if failed == TRIES_MAX or (got.status and got.status not in BUSY_STATUSES):
+                raise ConnectionError(f"the gateway {got}")
+            await asyncio.sleep(RETRY_FIRST_S * 2 ** (failed - 1))
 
     def close(self) -> None:
         for connection in self._all:
@@ -167,13 +171,26 @@ async def direct(settings: Settings) -> AsyncGenerator[HomeReader]:
         yield HomeReader(_Direct(channel), settings)
 
 
-def _get(connection: http.client.HTTPConnection, path: str, token: str) -> tuple[int, bytes]:
-    """Returns status and body; status 0 where nobody answers."""
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What came; status 0 where nobody answered."""
+
+    status: int
+    body: bytes = b""
+    retry_after_s: float = 1.0
+
+    def __str__(self) -> str:
+        text = self.body[:300].decode(errors="replace")
+        return f"answers {self.status}: {text}" if self.status else "is away"
+
+
+def _get(connection: http.client.HTTPConnection, path: str, token: str) -> _Answer:
     try:
         connection.request("GET", path, headers={"authorization": f"Bearer {token}"})
         response = connection.getresponse()
-        return response.status, response.read()
+        again_s = float(response.getheader("retry-after") or 1)
+        return _Answer(response.status, response.read(), again_s)
     except (OSError, http.client.HTTPException):
         # Also where the other side closed a connection that was idle: it opens again.
         connection.close()
-        return 0, b""
+        return _Answer(0)

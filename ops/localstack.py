@@ -141,8 +141,7 @@ class LocalStack:
                 jwks_cache_s=settings.jwks_cache_s,
                 gateway_secret=keys.gateway_secret(self._keys),
                 access_log=self.access_log,
-                token_issuer=settings.token_issuer,
-                token_audience=settings.token_audience,
+                **gateway.from_settings(settings),
             )
         )
         configuration.write_text(rendered)

@@ -26,6 +26,7 @@ from servers.follower_directory import FollowerDirectoryService
 from servers.graph_service import GraphService
 from servers.passwords import open_passwords
 from servers.purge_feed import PurgeFeed
+from servers.rate_limits import open_rate_limits
 from servers.relations import Relations
 from servers.session_verifier import SessionVerifier
 from servers.sign_in_throttle import SignInThrottle
@@ -53,6 +54,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
         database.open_pool(settings) as pool,
         snowflakes.lease(pool) as ids,
         valkey.connect(settings.valkey_url, settings) as cache,
+        open_rate_limits(settings, cache) as rates,
         open_passwords(settings) as passwords,
     ):
         feed = PurgeFeed(pool, settings)
@@ -67,16 +69,18 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
         graph = graph_pb2.DESCRIPTOR.services_by_name
         yield server.Process(
             services=[
-                rpc.bind(users["UserService"], user_service, verifier),
+                rpc.bind(users["UserService"], user_service, verifier, rates=rates),
                 rpc.bind(users["UserDirectoryService"], UserDirectoryService(pool), verifier),
-                rpc.bind(graph["GraphService"], GraphService(pool, relations), verifier),
+                rpc.bind(
+                    graph["GraphService"], GraphService(pool, relations), verifier, rates=rates
+                ),
                 rpc.bind(graph["BlockDirectoryService"], BlockDirectoryService(pool), verifier),
                 rpc.bind(
                     graph["FollowerDirectoryService"], FollowerDirectoryService(pool), verifier
                 ),
             ],
-            loops=[feed.run, lambda: _clear_sessions(pool)],
-            collectors=[throttle.collect],
+            loops=[feed.run, lambda: _clear_sessions(pool), rates.run],
+            collectors=[throttle.collect, rates.collect],
         )
 
 

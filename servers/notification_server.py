@@ -17,8 +17,9 @@ from servers.notification_presenter import NotificationPresenter
 from servers.notification_service import NotificationService
 from servers.notification_streams import NotificationStreams
 from servers.purge_feed import PurgeFeed
+from servers.rate_limits import open_rate_limits
 from servers.session_verifier import SessionVerifier
-from storage import database
+from storage import database, valkey
 
 NAME = "notification_server"
 
@@ -29,6 +30,8 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(database.open_pool(settings))
         identity = ServiceIdentity(settings, NAME)
+        cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
+        rates = await stack.enter_async_context(open_rate_limits(settings, cache))
         to_graph = await stack.enter_async_context(
             clients.channel(
                 settings, settings.graph_target, "chirp.v1.UserDirectoryService", identity=identity
@@ -51,8 +54,9 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         feed, streams = PurgeFeed(pool, settings), Streams(settings)
         verifier = SessionVerifier(pool, feed, settings, streams)
         yield Process(
-            services=[rpc.bind(descriptor, servicers, verifier, streams)],
-            loops=[feed.run, tail.run],
+            services=[rpc.bind(descriptor, servicers, verifier, streams, rates=rates)],
+            loops=[feed.run, tail.run, rates.run],
+            collectors=[rates.collect],
         )
 
 

@@ -20,6 +20,7 @@ from servers.home_streams import HomeStreams
 from servers.home_watches import Watches
 from servers.log_tail import LogTail
 from servers.purge_feed import PurgeFeed
+from servers.rate_limits import RateLimits
 from servers.session_verifier import SessionVerifier
 from servers.stream_marks import StreamMarks
 from servers.timeline_service import TimelineService
@@ -30,6 +31,7 @@ from servers.user_names import UserNames
 from servers.viewer_marks import ViewerMarks
 from servers.viewers import Viewers
 from storage import database, valkey, valkey_cluster
+from storage.rates import RateStore
 from storage.timelines import TimelineStore
 
 NAME = "timeline_server"
@@ -104,6 +106,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         tail.prepare(streaming.prepare)
         tail.listen(streaming.on_seen, streaming.on_begin)
         upkeep = UpkeepService(skeleton, timelines)
+        rates = RateLimits(RateStore(hot, cache), settings)
         streams = Streams(settings)
         verifier = SessionVerifier(pool, feed, settings, streams)
         descriptors = timeline_pb2.DESCRIPTOR.services_by_name
@@ -114,10 +117,12 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                     (service, explaining, streaming),
                     verifier,
                     streams,
+                    rates=rates,
                 ),
                 rpc.bind(descriptors["TimelineUpkeepService"], upkeep, verifier),
             ],
-            loops=[feed.run, tail.run],
+            loops=[feed.run, tail.run, rates.run],
+            collectors=[rates.collect],
         )
         # bench/__main__.py reads these lines.
         for what, hits, misses, size in (

@@ -13,6 +13,7 @@ from mesh.settings import Settings
 from mesh.streams import Streams
 from mesh.tokens import ServiceIdentity
 from servers.purge_feed import PurgeFeed
+from servers.rate_limits import open_rate_limits
 from servers.session_verifier import SessionVerifier
 from servers.trend_book import TrendBook
 from servers.trend_service import TrendService
@@ -38,6 +39,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                 identity=identity,
             )
         )
+        rates = await stack.enter_async_context(open_rate_limits(settings, cache))
         rules = settings.trend_rules
         book = TrendBook(TrendStore(cache), rules, settings)
         service = TrendService(
@@ -57,9 +59,11 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                     SessionVerifier(pool, feed, settings, streams),
                     streams,
                     is_ready=book.is_ready,
+                    rates=rates,
                 )
             ],
-            loops=[book.run, feed.run],
+            loops=[book.run, feed.run, rates.run],
+            collectors=[rates.collect],
         )
 
 

@@ -12,6 +12,7 @@ from mesh.tokens import ServiceIdentity
 from servers.announcer import Announcer
 from servers.engagement_service import EngagementService
 from servers.purge_feed import PurgeFeed
+from servers.rate_limits import RateLimits
 from servers.session_verifier import SessionVerifier
 from servers.thread_service import ThreadService
 from servers.tweet_presenter import TweetPresenter
@@ -20,6 +21,7 @@ from servers.tweet_record_service import TweetRecordService
 from servers.tweet_service import TweetService
 from servers.user_names import UserNames
 from storage import database, snowflakes, valkey, valkey_cluster
+from storage.rates import RateStore
 from storage.timelines import TimelineStore
 
 NAME = "tweet_server"
@@ -74,13 +76,17 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         threads = ThreadService(pool, reader)
         records = TweetRecordService(pool=pool, cache=cache)
         verifier = SessionVerifier(pool, feed, settings)
+        rates = RateLimits(RateStore(hot, cache), settings)
         services = tweet_pb2.DESCRIPTOR.services_by_name
         yield Process(
             services=[
-                rpc.bind(services["TweetService"], (tweets, engagement, threads), verifier),
+                rpc.bind(
+                    services["TweetService"], (tweets, engagement, threads), verifier, rates=rates
+                ),
                 rpc.bind(services["TweetRecordService"], records, verifier),
             ],
-            loops=[feed.run],
+            loops=[feed.run, rates.run],
+            collectors=[rates.collect],
         )
 
 

@@ -60,6 +60,8 @@ def backing() -> Iterator[Settings]:
             # A busy machine is no failure: tests say what is right, benches how fast it is.
             call_deadline_s=20,
             database_timeout_s=20,
+            # Tests do in seconds what people do in days. Those of the limits turn them on.
+            rate_limits=False,
         )
         keys.ensure_keys(settings)
         asyncio.run(_until_answering(settings))

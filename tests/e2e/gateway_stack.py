@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ CALL_TIMEOUT_S = 1.0
 
 BIG_ID = 9_007_199_254_740_993  # 2**53 + 1: lost where a number is read as a double
 MISSING, DOWN, BROKEN, TWICE, SLOW, BYTES, LARGE = 404, 503, 500, 2, 504, 8, 100
+OFTEN = 429
 
 SERVICES = {
     "tweet_server": ("TweetService", "TweetRecordService"),
@@ -110,6 +111,15 @@ class Servicer:
             if request.location == "quiet":
                 yield streams.HEARTBEAT
                 await asyncio.Event().wait()
+            if request.location == "flood":
+                try:
+                    while True:
+                        trend = trend_pb2.Trend(tag="x" * 10_000)
+                        yield trend_pb2.StreamTrendsResponse(
+                            item=trend_pb2.TrendUpdate(trends=[trend])
+                        )
+                finally:
+                    seen.append(Seen(process, "closed", request, call, time.monotonic()))
             for name in ("first", "second"):
                 call.stream.resume_token = name
                 yield trend_pb2.StreamTrendsResponse(
@@ -131,6 +141,8 @@ async def _tweet(tweet_id: int) -> Message | bytes:
             raise errors.TweetNotFound("no such tweet")
         case _ if tweet_id == DOWN:
             raise errors.Unavailable("a part of Chirp is down; try again")
+        case _ if tweet_id == OFTEN:
+            raise errors.RateLimited("read", quota=900, window_s=1800, retry_after_s=7)
         case _ if tweet_id == BROKEN:
             raise RuntimeError("secret of 10.0.0.1")
         case _ if tweet_id == TWICE:
@@ -175,15 +187,25 @@ class Stack:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stack]:
-    folder = tmp_path_factory.mktemp("gateway")
-    settings = Settings(
-        keys=folder / "keys",
-        listen="127.0.0.1:0",
-        drain_grace_s=0.1,
-        drain_delay_s=0,
-        heartbeat_s=1,
-        jwks_cache_s=2,
-    )
+    async with open_stack(tmp_path_factory.mktemp("gateway")) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def open_stack(
+    folder: Path, *, of_gateway: Mapping[str, Any] | None = None, **changed: Any
+) -> AsyncGenerator[Stack]:
+    """Opens a stack; `changed` are settings, `of_gateway` what a gateway.Gateway has besides."""
+    values = {
+        "keys": folder / "keys",
+        "listen": "127.0.0.1:0",
+        "drain_grace_s": 0.1,
+        "drain_delay_s": 0,
+        "heartbeat_s": 1,
+        "jwks_cache_s": 2,
+        **changed,
+    }
+    settings = Settings.model_validate(values)
     keys.ensure_keys(settings)
     token = tokens.TokenSigner(settings).sign_user(
         UserId(BIG_ID), 1, lifetime_s=3600, now=time.time()
@@ -199,7 +221,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stac
         spare_port = embedded.free_port()
         ports = {name: [serving.port] for name, serving in servings.items()}
         ports["tweet_server"].append(spare_port)
-        described = local_gateway(folder, settings, ports)
+        described = replace(local_gateway(folder, settings, ports), **(of_gateway or {}))
         configuration = folder / "envoy.yaml"
         configuration.write_text(gateway.render(described))
         await opened.enter_async_context(running_envoy(configuration))
@@ -242,6 +264,7 @@ def local_gateway(folder: Path, settings: Settings, ports: dict[str, list[int]])
         jwks_cache_s=settings.jwks_cache_s,
         gateway_secret=keys.gateway_secret(settings.keys),
         access_log=folder / "access.log",
+        **gateway.from_settings(settings),
         call_timeout_s=CALL_TIMEOUT_S,
     )
 

@@ -21,7 +21,13 @@ RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
 
 def assert_is_error(
-    answer: Any, *, status: int, code: int, reason: str, message: str | None = None
+    answer: Any,
+    *,
+    status: int,
+    code: int,
+    reason: str,
+    message: str | None = None,
+    retry_after_s: int = 1,
 ) -> None:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
@@ -33,8 +39,9 @@ def assert_is_error(
     infos = [detail for detail in body["details"] if detail["@type"] == ERROR_INFO]
     assert [(info["reason"], info["domain"]) for info in infos] == [(reason, "chirp")]
     retries = [detail for detail in body["details"] if detail["@type"] == RETRY_INFO]
-    assert [retry["retryDelay"] for retry in retries] == (["1s"] if status in (429, 503) else [])
-    assert answer.headers.get("retry-after") == ("1" if status in (429, 503) else None)
+    again = status in (429, 503)
+    assert [each["retryDelay"] for each in retries] == ([f"{retry_after_s}s"] if again else [])
+    assert answer.headers.get("retry-after") == (str(retry_after_s) if again else None)
 
 
 async def grpc_error(call: Any) -> tuple[grpc.StatusCode, str, str]:
@@ -185,3 +192,16 @@ async def test_errors_of_the_grpc_library_get_details(stack: Stack) -> None:
 
     assert_is_error(late, status=504, code=4, reason="DEADLINE_EXCEEDED")
     assert unknown == (grpc.StatusCode.UNIMPLEMENTED, "no such route", "NOT_FOUND")
+
+
+async def test_a_server_that_limits_an_account_says_so_through_the_gateway(stack: Stack):
+    answer = await stack.rest.get(f"/api/tweets/{gateway_stack.OFTEN}")
+    tweets = tweet_pb2_grpc.TweetServiceStub(stack.channel)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await tweets.GetTweet(tweet_pb2.GetTweetRequest(id=gateway_stack.OFTEN))
+
+    assert_is_error(answer, status=429, code=8, reason="RATE_LIMITED", retry_after_s=7)
+    assert answer.headers["ratelimit"] == '"read";r=0;t=7'
+    assert answer.headers["ratelimit-policy"] == '"read";q=900;w=1800'
+    trailers = dict(refused.value.trailing_metadata() or ())
+    assert (trailers["retry-after"], trailers["ratelimit"]) == ("7", '"read";r=0;t=7')

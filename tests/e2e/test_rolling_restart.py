@@ -121,7 +121,11 @@ class Load:
 
 @pytest.fixture
 def up() -> Iterator[ChirpUp]:
-    with data_folder() as data, chirp_up(data, embedded.free_port(), "--replicas", "2") as running:
+    with (
+        data_folder() as data,
+        # Two people do what hundreds do elsewhere.
+        chirp_up(data, embedded.free_port(), "--replicas", "2", CHIRP_RATE_LIMITS="0") as running,
+    ):
         running.wait_until_ready()
         yield running
 

@@ -29,6 +29,9 @@ class Servicer:
 
     buffer: Buffer[str] = field(default_factory=lambda: Buffer[str](2))
     closed: int = 0
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    """Ends the calls for the place `waits`."""
+    waiting: int = 0
 
     async def StreamTrends(self, request: Request, call: rpc.Call) -> streams.Answers:
         if request.location == "fails":
@@ -48,6 +51,9 @@ class Servicer:
     async def ListTrends(
         self, request: trend_pb2.ListTrendsRequest, call: rpc.Call
     ) -> trend_pb2.ListTrendsResponse:
+        if request.location == "waits":
+            self.waiting += 1
+            await self.release.wait()
         return trend_pb2.ListTrendsResponse()
 
     async def ExplainTrend(
@@ -92,6 +98,16 @@ async def read(call: "grpc.aio.UnaryStreamCall[Request, Answer]") -> Answer | No
     async with asyncio.timeout(DEADLINE_S):
         message = await call.read()
     return message if isinstance(message, Answer) else None
+
+
+async def outcome(call: "grpc.aio.UnaryStreamCall[Request, Answer]") -> grpc.StatusCode:
+    """Reads to the end."""
+    try:
+        while await read(call) is not None:
+            pass
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -261,3 +277,21 @@ async def test_a_reader_that_does_not_read_stops_its_generator_only(tmp_path: Pa
         assert await read(other) == answer("one")
         rest = [await read(stuck) for _ in range(offered + 2)]
         assert rest[offered:] == [answer("SLOW_CONSUMER", "end", large), None]
+
+
+async def test_a_reader_that_never_reads_is_cut_off_and_others_are_not(tmp_path: Path) -> None:
+    async with opened(tmp_path, stream_write_s=1) as bench:
+        stuck = await bench.begin()
+        async with asyncio.timeout(DEADLINE_S):
+            while bench.servicer.buffer.offer("x" * 1_000_000):
+                await asyncio.sleep(0.01)
+        bench.servicer.buffer = Buffer(2)
+        reading = await bench.begin()
+
+        await until(lambda: bench.streams.count == 1)
+
+        assert bench.servicer.closed == 1
+        bench.servicer.buffer.offer("one")
+        assert await read(reading) == answer("one")
+        # What was sent is still there for it; then it learns that it was cut off.
+        assert await outcome(stuck) == grpc.StatusCode.DEADLINE_EXCEEDED

@@ -153,6 +153,8 @@ async def running(
             "CHIRP_DATA": str(data),
             "CHIRP_PORT": str(embedded.free_port()),
             "CHIRP_SAMPLE": "0",
+            # A few people do what thousands do elsewhere.
+            "CHIRP_RATE_LIMITS": "0",
         }
     ):
         supervisor = Supervisor(

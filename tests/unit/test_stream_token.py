@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from domain import stream_token
 from domain.errors import InvalidArgument
-from domain.stream_token import DELIVERED_MAX, Delivered, Token
+from domain.stream_token import DELIVERED_MAX, TEXT_MAX, Delivered, Token
 
 PARTITIONS = 3
 numbers = st.integers(0, (1 << 64) - 1)
@@ -65,3 +65,16 @@ def test_a_token_names_so_many_delivered_and_no_more() -> None:
     assert len(stream_token.decode(of(DELIVERED_MAX), partitions=3).delivered) == DELIVERED_MAX
     with pytest.raises(InvalidArgument):
         stream_token.decode(of(DELIVERED_MAX + 1), partitions=3)
+
+
+def test_a_token_has_so_many_characters_and_no_more() -> None:
+    # Positions of many partitions make it long.
+    def of(partitions: int) -> str:
+        return encoded(Token(1, ("1-1",) * partitions, ((1 << 64) - 1,) * partitions, 0, ()))
+
+    longest = max(count for count in range(900, 1_000) if len(of(count)) <= TEXT_MAX)
+
+    assert TEXT_MAX - 20 < len(of(longest)) <= TEXT_MAX < len(of(longest + 1))
+    assert stream_token.decode(of(longest), partitions=longest).at == 1
+    with pytest.raises(InvalidArgument):
+        stream_token.decode(of(longest + 1), partitions=longest + 1)

@@ -1,0 +1,266 @@
+"""500 clients that send or read as slowly as they can, and what others notice: home reads through
+the gateway at 100 a second, before and during, in one run. Writes bench/slow_clients.json.
+
+    python -m bench.slow_clients
+
+A third of them sends headers a byte a second, a third a body likewise, and a third opens a home
+stream and never reads it, while somebody posts whom all of them follow. Who is cut off comes again.
+"""
+
+import asyncio
+import http
+import itertools
+import os
+import random
+import re
+import socket
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import grpc
+import uvloop
+from chirp.v1 import tweet_pb2, tweet_pb2_grpc
+from rich.console import Console
+
+from bench import http2, rows, stack
+from bench.rows import Row, at_most
+from bench.stack import BenchStack
+from bench.streams_shape import FIRST_ID, make_world, resident_bytes
+from bench.world import mint_tokens
+from domain.ids import UserId
+from mesh import settings as settings_module
+from mesh.metrics import OPEN_STREAMS
+from ops.children import StartError
+from ops.processes import KINDS
+
+VIEWERS = 500
+SLOW_EACH = 167  # of three kinds: 501
+READS_PER_S = 100
+WARM_S, MEASURE_S, BEFORE_THEY_COUNT_S = 5.0, 20.0, 40.0
+POSTS_PER_S = 5
+CONTENT = "\U0001f426" * 280  # with the URLs, the most bytes that a tweet can have
+MEDIA_URLS = ["https://example.org/" + "x" * 2_000] * 4
+BYTE_S = 1.0
+READ_NOTHING_S = 3_600
+RECEIVE_BYTES = 4_096  # what the system keeps for one that does not read
+RATIO_GOAL = 2.0
+LATEST = Path(__file__).with_name("slow_clients.json")
+
+
+def main() -> int:
+    """Runs it; returns the exit status."""
+    folder = Path(tempfile.mkdtemp(prefix="chirp-slow-"))
+    try:
+        folder.chmod(0o755)  # PostgreSQL's account must enter it
+        measured = uvloop.run(measure(folder))
+    except (OSError, StartError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    finally:
+        stack.remove_folder(folder)
+    Console().print(rows.table(measured))
+    rows.write_json(measured, LATEST)
+    return 0
+
+
+async def measure(folder: Path) -> list[Row]:
+    """Measures in a stack of its own, which lives in this folder. Raises OSError and StartError."""
+    # Whatever this shell is set up for, a benchmark writes into nobody's database.
+    for name in [name for name in os.environ if name.startswith("CHIRP_")]:
+        del os.environ[name]
+    os.environ.update(stack.QUOTAS, CHIRP_DATA=str(folder))
+    async with stack.opened(settings_module.load()) as running:
+        author = await make_world(running, VIEWERS)
+        running.place_processes()
+        # The trend server is ready when the worker has published.
+        await running.start(*(kind.name for kind in KINDS if kind.name != "trend_server"))
+        await running.start("trend_server", "gateway")
+        return await _compare(running, author)
+
+
+@dataclass(slots=True)
+class Latencies:
+    """What reads took, in seconds, and which failed."""
+
+    all: list[float] = field(default_factory=list[float])
+    failed: int = 0
+
+    def at(self, part: float) -> float:
+        """Returns a percentile in milliseconds."""
+        return http2.percentile(sorted(self.all), part) * 1_000
+
+
+async def _compare(running: BenchStack, author: UserId) -> list[Row]:
+    viewers = [UserId(FIRST_ID + number) for number in range(1, VIEWERS + 1)]
+    tokens = mint_tokens(running.settings, viewers)
+    posting = asyncio.create_task(_post(running, author))
+    slow = SlowClients(running.settings.port, tokens)
+    gateway, server = running.process_id("gateway"), running.process_id("timeline_server")
+    try:
+        await _read(running.settings.port, tokens, WARM_S)
+        before = await _read(running.settings.port, tokens, MEASURE_S)
+        memory = [resident_bytes(process) for process in (gateway, server)]
+        slow.start()
+        await asyncio.sleep(BEFORE_THEY_COUNT_S)
+        during = await _read(running.settings.port, tokens, MEASURE_S)
+        grown = [
+            (resident_bytes(process) - earlier) / 1e6
+            for process, earlier in zip((gateway, server), memory, strict=True)
+        ]
+        left = await asyncio.to_thread(_open_streams, running)
+        if posting.done():
+            await posting  # raises what it failed with
+    finally:
+        posting.cancel()
+        await slow.stop()
+    how = (
+        f"{READS_PER_S} home reads a second by REST, {MEASURE_S:g} s each; {3 * SLOW_EACH} slow"
+        " clients, a third each: headers and bodies of a byte a second, home streams that are never"
+        f" read while {POSTS_PER_S} of the longest tweets a second come; opened"
+        f" {slow.opened[HEADERS]}, {slow.opened[BODY]} and {slow.opened[STREAM]} times, since they"
+        f" are cut off; {left} of the streams were open at the end; p50 {before.at(0.5):.1f} ms before, {during.at(0.5):.1f} ms during;"
+        f" {before.failed} and {during.failed} reads failed; the gateway grew by {grown[0]:.0f} MB,"
+        f" the timeline server by {grown[1]:.0f} MB; all clients on the same cores"
+    )
+    row = at_most(
+        "slow_clients_p99",
+        during.at(0.99),
+        "ms",
+        value_goal=RATIO_GOAL * before.at(0.99),
+        errors=before.failed + during.failed,
+        against=f"before {before.at(0.99):.1f} ms",
+        how=how,
+    )
+    return [replace(row, ratio=round(during.at(0.99) / before.at(0.99), 2))]
+
+
+class Connections:
+    """Kept connections to the gateway, as many as are needed at once."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def get(self, path: str, token: str) -> int:
+        """Returns the status of the answer, which is read whole. Raises OSError and EOFError."""
+        pair = self._free.pop() if self._free else None
+        reader, writer = pair or await asyncio.open_connection("127.0.0.1", self._port)
+        writer.write(
+            f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n".encode()
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"\r\ncontent-length: (\d+)", head)
+        await reader.readexactly(int(length[1]) if length else 0)
+        self._free.append((reader, writer))
+        return int(head.split(b" ", 2)[1])
+
+    def close(self) -> None:
+        """Closes them."""
+        for _, writer in self._free:
+            writer.close()
+
+
+async def _read(port: int, tokens: Sequence[str], seconds: float) -> Latencies:
+    """Begins a read every 1/READS_PER_S seconds, whether or not earlier ones have answered."""
+    draw, latencies = random.Random(1), Latencies()  # noqa: S311 -- not a secret
+    connections = Connections(port)
+
+    async def read(due: float) -> None:
+        try:
+            status = await connections.get("/api/timeline/home", draw.choice(tokens))
+            latencies.failed += status != http.HTTPStatus.OK
+        except (OSError, EOFError):
+            latencies.failed += 1
+        latencies.all.append(time.perf_counter() - due)
+
+    async with asyncio.TaskGroup() as reads:
+        began = time.perf_counter()
+        for number in range(round(seconds * READS_PER_S)):
+            due = began + number / READS_PER_S
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            reads.create_task(read(due))
+    connections.close()
+    return latencies
+
+
+async def _post(running: BenchStack, author: UserId) -> None:
+    (token,) = mint_tokens(running.settings, [author])
+    target = f"127.0.0.1:{running.port('tweet_server')}"
+    async with grpc.aio.insecure_channel(target) as channel:
+        stub = tweet_pb2_grpc.TweetServiceStub(channel)
+        while True:
+            await stub.CreateTweet(
+                tweet_pb2.CreateTweetRequest(content=CONTENT, media_urls=MEDIA_URLS),
+                metadata=(("authorization", f"Bearer {token}"),),
+            )
+            await asyncio.sleep(1 / POSTS_PER_S)
+
+
+def _open_streams(running: BenchStack) -> int:
+    port = running.local.metrics_ports["timeline_server"][0]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        found = re.search(rf"^{OPEN_STREAMS.name} (\d+)", answer.read().decode(), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+HEADERS, BODY, STREAM = "headers", "body", "stream"
+
+
+class SlowClients:
+    """Connections that are as slow as can be, each in a task that opens another when it is cut."""
+
+    def __init__(self, port: int, tokens: Sequence[str]) -> None:
+        self._port = port
+        self._tokens = itertools.cycle(tokens)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.opened: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Opens all of them."""
+        for kind in (HEADERS, BODY, STREAM):
+            self._tasks += [asyncio.create_task(self._again(kind)) for _ in range(SLOW_EACH)]
+
+    async def stop(self) -> None:
+        """Closes them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _again(self, kind: str) -> None:
+        while True:
+            with suppress(OSError):
+                await self._once(kind)
+            await asyncio.sleep(BYTE_S)
+
+    async def _once(self, kind: str) -> None:
+        raw = socket.socket()
+        raw.setblocking(False)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.sock_connect(raw, ("127.0.0.1", self._port))
+            self.opened[kind] += 1
+            bearer = f"host: x\r\nauthorization: Bearer {next(self._tokens)}\r\n"
+            if kind == STREAM:
+                request = f"GET /api/timeline/home:stream HTTP/1.1\r\n{bearer}\r\n"
+                await loop.sock_sendall(raw, request.encode())
+                await asyncio.sleep(READ_NOTHING_S)
+            request = f"POST /api/tweets HTTP/1.1\r\n{bearer}"
+            request += "x-slow: " if kind == HEADERS else "content-length: 60000\r\n\r\n"
+            await loop.sock_sendall(raw, request.encode())
+            while True:
+                await asyncio.sleep(BYTE_S)
+                await loop.sock_sendall(raw, b"x")
+        finally:
+            raw.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
