@@ -16,6 +16,7 @@ RULES: dict[str, Access] = {
     "/chirp.v1.UserService/CreateSession": Access.OPEN,
     "/chirp.v1.UserService/GetMe": Access.SIGNED_IN,
     "/chirp.v1.UserService/UpdateMe": Access.SIGNED_IN,
+    "/chirp.v1.UserService/DeleteMe": Access.SIGNED_IN,
     "/chirp.v1.UserService/DeleteCurrentSession": Access.SIGNED_IN,
     "/chirp.v1.UserService/DeleteSessions": Access.SIGNED_IN,
     "/chirp.v1.UserService/GetUser": Access.OPEN,

@@ -24,6 +24,7 @@ from servers.block_directory import BlockDirectoryService
 from servers.follower_directory import FollowerDirectoryService
 from servers.graph_service import GraphService
 from servers.passwords import open_passwords
+from servers.relation_eraser import RelationEraser
 from servers.relations import Relations
 from servers.user_directory import UserDirectoryService
 from servers.user_service import UserService
@@ -54,6 +55,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
         timelines = TimelineStore(cache, settings)
         user_service = UserService(settings, pool, ids, passwords, TokenSigner(settings), time.time)
         relations = Relations(pool, ids, thresholds, timelines.drop, time.time)
+        eraser = RelationEraser(pool, thresholds, timelines.drop, time.time)
         users = user_pb2.DESCRIPTOR.services_by_name
         graph = graph_pb2.DESCRIPTOR.services_by_name
         yield server.Process(
@@ -66,7 +68,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
                     graph["FollowerDirectoryService"], FollowerDirectoryService(pool), verifier
                 ),
             ],
-            loops=[lambda: _clear_sessions(pool)],
+            loops=[lambda: _clear_sessions(pool), eraser.run],
         )
 
 

@@ -13,6 +13,7 @@ from servers.announcer import Announcer
 from servers.engagement_service import EngagementService
 from servers.purge_feed import PurgeFeed
 from servers.thread_service import ThreadService
+from servers.tweet_eraser import TweetEraser
 from servers.tweet_presenter import TweetPresenter
 from servers.tweet_reader import TweetReader
 from servers.tweet_record_service import TweetRecordService
@@ -76,7 +77,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                 rpc.bind(services["TweetService"], (tweets, engagement, threads), verifier),
                 rpc.bind(services["TweetRecordService"], records, verifier),
             ],
-            loops=[feed.run],
+            loops=[feed.run, TweetEraser(pool, cache).run],
         )
 
 

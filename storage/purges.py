@@ -21,6 +21,8 @@ class Kind(IntEnum):
     TWEET = 1  # subject: the tweet, version: its new version
     USER = 2  # subject: the account whose name changed
     VIEWER = 3  # subject: the account whose follows, blocks or mutes changed
+    # 4 is taken by ended sessions.
+    ERASED = 5  # subject: an account that was deleted; version 1: its tweets are gone, too
 
 
 @dataclass(frozen=True, slots=True)

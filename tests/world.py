@@ -1,6 +1,7 @@
 """Chirp in one process for tests: the three servers behind real gRPC, the relay and the fan-out
 worker stepped by hand, real PostgreSQL and Valkey beneath."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +16,7 @@ from chirp.v1 import (
     timeline_pb2_grpc,
     tweet_pb2,
     tweet_pb2_grpc,
+    user_pb2,
 )
 
 from eventlog import runner
@@ -29,7 +31,7 @@ from servers.purge_feed import PurgeFeed
 from storage import database, valkey
 from storage.database import Connection, Pool
 from storage.valkey import Valkey
-from tests.integration.accounts import Account, Accounts, open_accounts
+from tests.integration.accounts import PASSWORD, Account, Accounts, open_accounts
 from tests.integration.conftest import serving_process
 from tests.oracle import fetch_oracle
 from workers import fanout_worker, outbox_relay
@@ -134,6 +136,22 @@ class World:
             await self.graph.MuteUser(
                 graph_pb2.MuteUserRequest(id=other.id), metadata=user.metadata
             )
+
+    async def erase(self, person: Account) -> None:
+        """Deletes an account; what is left is taken away by the servers, step by step."""
+        await self.accounts.give_password(person)
+        await self.accounts.users.DeleteMe(
+            user_pb2.DeleteMeRequest(password=PASSWORD), metadata=person.metadata
+        )
+
+    async def erased(self) -> None:
+        """Waits until everything is gone that deleted accounts have left in PostgreSQL."""
+        deadline = time.monotonic() + 60
+        while await self.accounts.rows(
+            "SELECT user_id FROM relation_erasures UNION SELECT user_id FROM tweet_erasures"
+        ):
+            assert time.monotonic() < deadline, "an erasure does not end"
+            await asyncio.sleep(0.02)
 
     async def home(
         self, viewer: Account, *, limit: int = 20, since_id: int = 0, cursor: str = ""

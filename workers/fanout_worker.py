@@ -21,7 +21,7 @@ from mesh import clients, server
 from mesh.clients import Metadata
 from mesh.server import Process
 from mesh.settings import Settings
-from storage import timelines, tweet_cache, valkey
+from storage import caches, timelines, tweet_cache, valkey
 from storage.followers import Change, FollowerStore
 from storage.timelines import TimelineStore
 from storage.valkey import Valkey
@@ -48,6 +48,7 @@ class FanoutWorker:
         self._timelines = timelines
         self._directory = directory
         self._metadata = metadata
+        self._settings = settings
         self._shards = settings.timeline_shards
         self.deliveries = 0
 
@@ -81,6 +82,9 @@ class FanoutWorker:
             if isinstance(outcome, BaseException):
                 raise outcome
             self.deliveries += outcome
+        if aside.erased:
+            # Behind the changes, which may ask for the account's followers once more.
+            await caches.drop_erased(self._cache, self._settings, sorted(aside.erased))
 
     async def _set_aside(self, aside: "_Aside") -> None:
         """Does what needs no order: tells caches what is stale."""
@@ -186,6 +190,7 @@ class _Aside:
         self.first_pulled = False
         self.dropped: set[UserId] = set()
         self.marked: set[UserId] = set()
+        self.erased: set[UserId] = set()
 
     def note(self, event: events_pb2.Event, kind: str | None) -> None:
         """Takes down what an event changes."""
@@ -208,6 +213,8 @@ class _Aside:
                 self._drop(event.user_muted.user_id)
             case "user_unmuted":
                 self._drop(event.user_unmuted.user_id)
+            case "user_erased":
+                self.erased.add(UserId(event.user_erased.user_id))
             case _:
                 pass
 

@@ -29,6 +29,8 @@ ROUTES: list[tuple[str, str, dict[str, Any] | None, str, str, dict[str, Any]]] =
     ("GET", "/api/me", None, "graph_server", "UserService/GetMe", {}),
     ("PATCH", "/api/me", {"bio": "", "avatarUrl": "http://x"}, "graph_server",
      "UserService/UpdateMe", {"bio": "", "avatarUrl": "http://x"}),
+    ("DELETE", "/api/me", {"password": "p"}, "graph_server", "UserService/DeleteMe",
+     {"password": "p"}),
     ("DELETE", "/api/sessions/current", None, "graph_server",
      "UserService/DeleteCurrentSession", {}),
     ("DELETE", "/api/sessions", None, "graph_server", "UserService/DeleteSessions", {}),
