@@ -23,7 +23,8 @@ async def found_in_database(pool: Pool, planted: Iterable[str]) -> dict[str, set
     found: dict[str, set[str]] = {}
     async with pool.connection() as connection:
         cursor = await connection.execute(
-            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+            "SELECT relname FROM pg_class"
+            " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
         )
         for (table,) in await cursor.fetchall():
             assert re.fullmatch(r"\w+", table)

@@ -1,6 +1,5 @@
 """An account is deleted: hidden at once, taken away step by step, and nothing of it is left."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
@@ -11,8 +10,6 @@ from chirp.v1 import graph_pb2, timeline_pb2, tweet_pb2, user_pb2
 
 from mesh.settings import Settings
 from servers import relation_eraser, tweet_eraser
-from servers.relation_eraser import RelationEraser
-from servers.tweet_eraser import TweetEraser
 from storage import purges
 from storage.database import Connection
 from tests.integration.accounts import PASSWORD, Account, failure
@@ -27,21 +24,6 @@ WORDS = ("quixotic_wombat", "bioluminescent", "Zaphodine", "tagalong", "halcyoni
 async def world(settings: Settings) -> AsyncGenerator[World]:
     async with open_world(settings) as opened:
         yield opened
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """The erasers wait until this is set: what is hidden is hidden, and nothing is taken away."""
-    begin = asyncio.Event()
-    for eraser in (RelationEraser, TweetEraser):
-        run = eraser.run
-
-        async def waiting(self: object, run: object = run) -> None:
-            await begin.wait()
-            await run(self)  # type: ignore[operator]
-
-        monkeypatch.setattr(eraser, "run", waiting)
-    return begin
 
 
 @dataclass
@@ -186,9 +168,7 @@ async def test_a_wrong_password_deletes_nothing(world: World):
     assert await world.accounts.contents() == before
 
 
-async def test_everything_is_hidden_before_anything_is_taken_away(
-    held: asyncio.Event, world: World
-):
+async def test_everything_is_hidden_before_anything_is_taken_away(world: World):
     past = await live(world)
 
     await world.erase(past.gone)
@@ -199,12 +179,11 @@ async def test_everything_is_hidden_before_anything_is_taken_away(
     await world.drain()
     await assert_hidden(world, past)
     assert (await world.accounts.rows("SELECT count(*) FROM follows"))[0][0] == 4
-    held.set()
     await world.erased()
     await assert_hidden(world, past)
 
 
-async def test_the_token_of_a_deleted_account_does_nothing(held: asyncio.Event, world: World):
+async def test_the_token_of_a_deleted_account_does_nothing(world: World):
     past = await live(world)
     await world.erase(past.gone)
     before = await world.accounts.contents()
@@ -256,12 +235,10 @@ async def test_the_name_of_a_deleted_account_is_nobody_elses(world: World):
 
 
 async def test_an_erasure_that_crashes_again_and_again_ends_right(
-    held: asyncio.Event, world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(relation_eraser, "STEP_MAX", 1)
-    monkeypatch.setattr(relation_eraser, "REST_S", 0.0)
     monkeypatch.setattr(tweet_eraser, "STEP_MAX", 1)
-    monkeypatch.setattr(tweet_eraser, "REST_S", 0.0)
     crashed: set[object] = set()
     insert = purges.insert
 
@@ -274,7 +251,6 @@ async def test_an_erasure_that_crashes_again_and_again_ends_right(
     past = await live(world)
     await world.erase(past.gone)
     monkeypatch.setattr(purges, "insert", crashing)
-    held.set()
 
     await world.erased()
     await world.drain()
