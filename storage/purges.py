@@ -25,6 +25,10 @@ class Kind(IntEnum):
     ERASED = 5  # subject: an account that was deleted; version 1: its tweets are gone, too
 
 
+KINDS = frozenset(map(int, Kind))
+"""Others are of a later release, whose caches we do not have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Purge:
     """One thing to forget, where what is kept is older than `version`."""
@@ -71,7 +75,7 @@ async def fetch_since(pool: Pool, xid: str) -> Poll:
             (xid, ROWS_MAX + 1),
         )
         rows = await cursor.fetchall()
-    found = [Purge(Kind(row[1]), int(row[2]), int(row[3])) for row in rows if row[1] is not None]
+    found = [Purge(Kind(row[1]), int(row[2]), int(row[3])) for row in rows if row[1] in KINDS]
     return Poll(found, len(found) <= ROWS_MAX, str(rows[0][0]))
 
 

@@ -195,7 +195,9 @@ class CreateUserRequest(_message.Message):
     password: _builtins.str
     """Required. 8 to 128 code points; kept as an argon2id hash only."""
     display_name: _builtins.str
-    """Optional. At most 100 code points; the username where absent."""
+    """Optional. At most 100 code points in one line, without bidirectional controls, with something to
+    see; the username where absent.
+    """
     bio: _builtins.str
     """Optional. At most 500 code points."""
     location: _builtins.str
@@ -335,7 +337,7 @@ class UpdateMeRequest(_message.Message):
     LOCATION_FIELD_NUMBER: _builtins.int
     AVATAR_URL_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
-    """Optional. At most 100 code points; empty means the username."""
+    """Optional. As in CreateUserRequest; empty means the username."""
     bio: _builtins.str
     """Optional. At most 500 code points."""
     location: _builtins.str
