@@ -76,7 +76,7 @@ async def fetch_since(pool: Pool, xid: str) -> Poll:
         )
         rows = await cursor.fetchall()
     found = [Purge(Kind(row[1]), int(row[2]), int(row[3])) for row in rows if row[1] in KINDS]
-    return Poll(found, len(found) <= ROWS_MAX, str(rows[0][0]))
+    return Poll(found, len(rows) <= ROWS_MAX, str(rows[0][0]))
 
 
 async def delete_old(pool: Pool) -> None:

@@ -1,5 +1,6 @@
 """An account is deleted: hidden at once, taken away step by step, and nothing of it is left."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from servers import relation_eraser, tweet_eraser
 from storage import purges
 from storage.database import Connection
 from tests.integration.accounts import PASSWORD, Account, failure
+from tests.integration.bad_input import assert_refused
 from tests.integration.recount import assert_counts_are_exact
 from tests.planted import found_in_database, found_in_valkey
 from tests.world import World, open_world
@@ -259,3 +261,63 @@ async def test_an_erasure_that_crashes_again_and_again_ends_right(
     await assert_hidden(world, past)
     await assert_counts_are_exact(world.accounts)
     assert await found_in_database(world.pool, WORDS) == {}
+
+
+async def test_a_password_that_cannot_be_is_named(world: World):
+    person = await world.accounts.sign_up()
+
+    for password in ("", "short", "a" * 129, "12345678\x00"):
+        request = user_pb2.DeleteMeRequest(password=password)
+        call = world.accounts.users.DeleteMe(request, metadata=person.metadata)
+        await assert_refused(call, "password")
+    request = user_pb2.DeleteMeRequest(password=PASSWORD)
+    nobody = await failure(world.accounts.users.DeleteMe(request))
+    assert nobody.code == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_two_who_follow_block_and_answer_each_other_go_at_once(world: World):
+    past = await live(world)
+    await world.block(past.friend, past.stranger)
+    await world.mute(past.stranger, past.friend)
+
+    await asyncio.gather(world.erase(past.gone), world.erase(past.friend))
+    # Side by side, as replicas take steps.
+    await asyncio.gather(*(world.erased() for _ in range(3)))
+    await world.drain()
+
+    await assert_counts_are_exact(world.accounts)
+    for table in ("follows", "blocks", "mutes", "likes"):
+        mine = "user_id, tweet_id" if table == "likes" else "*"
+        left = await world.accounts.rows(f"SELECT {mine} FROM {table}")
+        assert [row for row in left if {past.gone.id, past.friend.id} & {*row}] == []
+    assert await world.home(past.stranger) == await world.oracle(past.stranger) == []
+
+
+async def test_a_post_beside_the_deletion_is_refused_or_goes_with_the_account(world: World):
+    people = [await world.accounts.sign_up() for _ in range(3)]
+    (friend,) = await world.accounts.insert(1)
+    target = (await world.post(friend)).id
+
+    for person in people:
+        await asyncio.gather(
+            world.erase(person),
+            *(world.post(person, "beside") for _ in range(4)),
+            *(world.post(person, "beside", reply_to=target) for _ in range(4)),
+            world.like(person, target),
+            world.retweet(person, target),
+            world.follow(person, friend),
+            world.follow(friend, person),
+            return_exceptions=True,
+        )
+    await world.erased()
+    await world.drain()
+
+    assert (
+        await world.accounts.rows(
+            "SELECT id FROM tweets WHERE deleted_at IS NULL AND author_id <> %s", friend.id
+        )
+        == []
+    )
+    assert await world.accounts.rows("SELECT * FROM follows") == []
+    assert await world.accounts.rows("SELECT * FROM likes") == []
+    await assert_counts_are_exact(world.accounts)
