@@ -89,6 +89,8 @@ class Changes:
         default_factory=dict[int, tuple[int, datetime]]
     )
     """Deleted tweet -> its author, and when."""
+    erased: set[int] = field(default_factory=set[int])
+    """Accounts that were deleted."""
 
     def note_deeds(self, deeds: Iterable[Deed], state: State) -> None:
         """Takes down deeds of one event."""
@@ -103,10 +105,16 @@ class Changes:
         if known is None or known.sequence <= state.sequence:
             self.relations[relation] = state
 
+    def leave_out(self, recipients: Collection[int]) -> None:
+        """Drops the deeds that nobody is told of any more."""
+        if recipients:
+            kept = {d: state for d, state in self.deeds.items() if d.recipient not in recipients}
+            self.deeds = kept
+
     @property
     def empty(self) -> bool:
         """Whether there is nothing to write."""
-        return not (self.deeds or self.relations or self.deleted)
+        return not (self.deeds or self.relations or self.deleted or self.erased)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ import re
 import unicodedata
 from urllib.parse import urlsplit
 
+import regex
+
 from domain.errors import InvalidArgument
 
 # In UTF-8: a page of 100 quotes with 4 URLs each, and 4 more in what they quote, must fit into one
@@ -21,6 +23,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 # C0, DEL and C1 controls: they show nothing, and terminals obey them. NUL cannot be stored at all.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _CONTROL_BUT_LINES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+# Embeddings, overrides and isolates, which order what stands beside the text too; and the two
+# separators that end a line. The marks U+200E and U+200F do neither, and names have them.
+_NOT_IN_ONE_LINE = re.compile("[\u202a-\u202e\u2066-\u2069\u2028\u2029]")
+# White space, what Unicode says may be left out when it is shown, and a Braille pattern of no dots.
+_UNSEEN = regex.compile(r"[\p{White_Space}\p{Default_Ignorable_Code_Point}\u2800]*")
 _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\s<>\"\\^`{|}]")
 _LOCATION = re.compile(r"[a-z]{2}(-[a-z0-9]{1,3})?")
 
@@ -46,6 +53,23 @@ def clean(
     if (_CONTROL_BUT_LINES if several_lines else _CONTROL).search(normal):
         raise InvalidArgument.of(field, "must not contain control characters")
     return normal
+
+
+def one_line(field: str, value: str, *, maximum: int) -> str:
+    """The same as `clean` for what is shown within a line of others' words, such as a name: there
+    must be something to see, and it must not turn what stands beside it around. Empty passes."""
+    normal = clean(field, value, maximum=maximum)
+    if _NOT_IN_ONE_LINE.search(normal):
+        raise InvalidArgument.of(field, "must not contain bidirectional controls or line ends")
+    if normal:
+        visible(field, normal)
+    return normal
+
+
+def visible(field: str, value: str) -> None:
+    """Refuses text of which nothing is to be seen."""
+    if _UNSEEN.fullmatch(value):
+        raise InvalidArgument.of(field, "must not be only white space or invisible characters")
 
 
 def well_formed(field: str, value: str) -> None:

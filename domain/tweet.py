@@ -74,8 +74,7 @@ def draft(
 ) -> Draft:
     """Checks what a client sent; raises InvalidArgument that names the field."""
     normal = text.clean("content", content, minimum=1, maximum=CONTENT_MAX, several_lines=True)
-    if not normal.strip():
-        raise InvalidArgument.of("content", "must not be only white space")
+    text.visible("content", normal)
     if len(media_urls) > MEDIA_URLS_MAX:
         raise InvalidArgument.of("mediaUrls", f"must hold at most {MEDIA_URLS_MAX} URLs")
     for position, url in enumerate(media_urls):

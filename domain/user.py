@@ -108,7 +108,7 @@ def check_id(user_id: int) -> int:
 
 
 def _display_name(value: str) -> str:
-    return text.clean("displayName", value, maximum=DISPLAY_NAME_LENGTH_MAX)
+    return text.one_line("displayName", value, maximum=DISPLAY_NAME_LENGTH_MAX)
 
 
 def _bio(value: str) -> str:

@@ -5,6 +5,7 @@ What is unknown becomes INTERNAL with a generic text outside and everything in t
 
 import asyncio
 import logging
+import traceback
 from datetime import timedelta
 
 import grpc
@@ -19,6 +20,7 @@ from domain import errors
 
 DOMAIN = "chirp"
 RETRY_AFTER_S = 1
+CAUSES_MAX = 5  # errors of one chain that are logged
 UNAVAILABLE_TEXT = "a part of Chirp is down; try again"
 
 log = logging.getLogger(__name__)
@@ -78,8 +80,25 @@ def translate(error: BaseException, method: str) -> errors.ChirpError:
         return errors.DeadlineExceeded("the call took too long")
     if isinstance(error, asyncio.CancelledError):
         raise error
-    log.error("%s: unexpected error", method, exc_info=error)
+    log.error("%s: unexpected error: %s", method, describe(error))
     return errors.ChirpError("internal error")
+
+
+def describe(error: BaseException) -> str:
+    """Returns what a log may hold of an error that nobody expected: where it came from, and what it
+    says, unless it is the database's, whose messages show rows: of these, the condition and where
+    it was broken. What caused the error, in the same way."""
+    lines: list[str] = []
+    each: BaseException | None = error
+    while each is not None and len(lines) < CAUSES_MAX:
+        said = str(each)
+        if isinstance(each, psycopg.Error):
+            diag = each.diag
+            said = " ".join(filter(None, (each.sqlstate, diag.table_name, diag.constraint_name)))
+        where = "".join(traceback.format_tb(each.__traceback__))
+        lines.append(f"{type(each).__name__}: {said}\n{where}")
+        each = each.__cause__ or each.__context__
+    return "caused by ".join(lines)
 
 
 def to_status(error: errors.ChirpError) -> status_pb2.Status:

@@ -37,6 +37,8 @@ SETTINGS = {
     "random_page_cost": "1.1",
     "jit": "off",
     "log_min_messages": "warning",
+    # Without DETAIL, which shows rows: names and texts of people are in no log.
+    "log_error_verbosity": "terse",
 }
 
 

@@ -5,7 +5,8 @@ so that no mistake of theirs is also here:
  1. candidates: every tweet by the viewer or a followed account;
  2. visible: not deleted, nor a retweet of what is deleted; and of what others posted, nothing by,
     repeating or answering somebody who is muted or blocked either way, and only those replies that
-    go to the viewer, to a followed account or to the replier;
+    go to the viewer, to a followed account or to the replier; of an account that was itself
+    deleted, everything is deleted, and nobody follows it;
  3. newest first;
  4. an entry goes whose tweet stands again at most `repeat_distance` entries further down, counted
     among what is visible.
@@ -16,9 +17,12 @@ from storage.database import Connection
 
 ORACLE = """
 WITH authors AS (
-    SELECT %(viewer)s::bigint AS id
-    UNION
-    SELECT followee_id FROM follows WHERE follower_id = %(viewer)s
+    SELECT id FROM users JOIN (
+        SELECT %(viewer)s::bigint AS id
+        UNION
+        SELECT followee_id FROM follows WHERE follower_id = %(viewer)s
+    ) AS all_authors USING (id)
+    WHERE erased_at IS NULL
 ),
 shunned AS (
     SELECT CASE blocker_id WHEN %(viewer)s THEN blocked_id ELSE blocker_id END AS id
@@ -30,6 +34,9 @@ visible AS (
     SELECT t.id, coalesce(t.retweet_of, t.id) AS original
     FROM authors JOIN tweets AS t ON t.author_id = authors.id
     LEFT JOIN tweets AS retweeted ON retweeted.id = t.retweet_of
+        AND EXISTS (
+            SELECT FROM users WHERE users.id = retweeted.author_id AND users.erased_at IS NULL
+        )
     LEFT JOIN authors AS answered ON answered.id = t.replied_author_id
     WHERE t.deleted_at IS NULL
     AND (t.retweet_of IS NULL OR (retweeted.id IS NOT NULL AND retweeted.deleted_at IS NULL))

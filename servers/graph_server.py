@@ -27,6 +27,7 @@ from servers.graph_service import GraphService
 from servers.passwords import open_passwords
 from servers.purge_feed import PurgeFeed
 from servers.rate_limits import open_rate_limits
+from servers.relation_eraser import RelationEraser
 from servers.relations import Relations
 from servers.session_verifier import SessionVerifier
 from servers.sign_in_throttle import SignInThrottle
@@ -65,6 +66,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
             settings, pool, ids, passwords, TokenSigner(settings), throttle, time.time
         )
         relations = Relations(pool, ids, thresholds, timelines.drop, time.time)
+        eraser = RelationEraser(pool, thresholds, timelines.drop, time.time)
         users = user_pb2.DESCRIPTOR.services_by_name
         graph = graph_pb2.DESCRIPTOR.services_by_name
         yield server.Process(
@@ -79,7 +81,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
                     graph["FollowerDirectoryService"], FollowerDirectoryService(pool), verifier
                 ),
             ],
-            loops=[feed.run, lambda: _clear_sessions(pool), rates.run],
+            loops=[feed.run, lambda: _clear_sessions(pool), eraser.run, rates.run],
             collectors=[throttle.collect, rates.collect],
         )
 

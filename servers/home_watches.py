@@ -138,6 +138,9 @@ class Watches:
         """Takes note of relations that changed, also while the event log is behind."""
         if purge.kind is purges.Kind.VIEWER:
             self._spoil_of(purge.subject_id)
+        elif purge.kind is purges.Kind.ERASED:
+            for watch in self.of_author(UserId(purge.subject_id)):
+                self._spoil(watch)
 
     def spoil_all(self) -> None:
         """Whose relations changed is not known."""

@@ -11,9 +11,10 @@ from collections.abc import Callable
 import psycopg
 import psycopg_pool
 
+from domain.ids import UserId
 from mesh.settings import Settings
 from mesh.tasks import raise_if_cancelled
-from storage import purges
+from storage import erasures, purges
 from storage.database import Pool
 
 STALE_AFTER_S = 1.5  # with the poll, below the two seconds that readers are promised
@@ -31,6 +32,8 @@ class PurgeFeed:
         self._xid: str | None = None
         self._polled_at = float("-inf")
         self._polled = asyncio.Event()
+        self.erased: set[UserId] = set()
+        """Accounts that were deleted, of which tweets may be left: they are as deleted."""
 
     @property
     def fresh(self) -> bool:
@@ -58,16 +61,18 @@ class PurgeFeed:
         started = time.monotonic()
         if self._xid is None:
             # What was cached before the feed began was never checked.
-            self._xid = await purges.current_xid(self._pool)
-            self._forget_all()
+            xid = await purges.current_xid(self._pool)
+            await self._forget_all()
+            self._xid = xid
         else:
             found = await purges.fetch_since(self._pool, self._xid)
             if found.complete:
                 for purge in found.purges:
+                    self._note_erased(purge)
                     for on_purge, _ in self._listeners:
                         on_purge(purge)
             else:
-                self._forget_all()
+                await self._forget_all()
             self._xid = found.next_xid
         self._polled_at = started
         self._polled.set()
@@ -82,6 +87,15 @@ class PurgeFeed:
             raise_if_cancelled()
             await asyncio.sleep(self._poll_s)
 
-    def _forget_all(self) -> None:
+    def _note_erased(self, purge: purges.Purge) -> None:
+        if purge.kind is purges.Kind.ERASED:
+            if purge.version:
+                self.erased.discard(UserId(purge.subject_id))
+            else:
+                self.erased.add(UserId(purge.subject_id))
+
+    async def _forget_all(self) -> None:
+        # One object for ever: caches hold it.
+        self.erased |= await erasures.fetch_with_tweets(self._pool)
         for _, forget_all in self._listeners:
             forget_all()

@@ -63,7 +63,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         feed = PurgeFeed(pool, settings)
         names = UserNames(user_pb2_grpc.UserDirectoryServiceStub(to_graph), settings)
         to_records = tweet_pb2_grpc.TweetRecordServiceStub(to_tweets)
-        hydrator = TweetHydrator(hot, to_records, settings)
+        hydrator = TweetHydrator(hot, to_records, settings, feed.erased)
         timelines = TimelineStore(cache, settings)
         viewers = Viewers(pool, timelines, feed, settings)
         for cached in (names, hydrator, viewers):

@@ -5,7 +5,7 @@ stale, nothing that is kept is trusted.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 
@@ -28,8 +28,11 @@ class TweetHydrator:
         hot: HotConnection,
         stub: "tweet_pb2_grpc.TweetRecordServiceAsyncStub",
         settings: Settings,
+        erased: Container[int] = (),
     ) -> None:
+        """`erased` are accounts that were deleted: what they posted is as deleted."""
         self._hot = hot
+        self._erased = erased
         self._stub = stub
         self._bytes_max = settings.tweet_cache_bytes
         self._bytes = 0
@@ -46,8 +49,9 @@ class TweetHydrator:
         return f"{self._bytes} of at most {self._bytes_max} bytes"
 
     def kept(self, tweet_id: int) -> Record | None:
-        """Returns the record that is kept of a tweet, if there is one."""
-        return self._records.get(tweet_id)
+        """Returns the record that is kept of a tweet, if there is one and its author is there."""
+        record = self._records.get(tweet_id)
+        return None if record is not None and record.author_id in self._erased else record
 
     async def hydrate(self, ids: Sequence[int], *, trusted: bool) -> dict[int, Record]:
         """Returns the records of tweets, deleted ones included; unknown ids are left out.
@@ -65,6 +69,10 @@ class TweetHydrator:
                 found |= await self._from_valkey(missing)
                 missing = [tweet_id for tweet_id in missing if tweet_id not in found]
             found |= await self._from_server(missing)
+        if self._erased:
+            for tweet_id, record in found.items():
+                if record.author_id in self._erased:
+                    found[tweet_id] = tweet_records.gone(record)
         return found
 
     async def _from_valkey(self, ids: Sequence[int]) -> dict[int, Record]:

@@ -119,6 +119,11 @@ def from_proto(message: tweet_pb2.TweetRecord) -> Record:
     )
 
 
+def gone(record: Record) -> Record:
+    """Returns the record of the same tweet, deleted."""
+    return Record(record.tweet_id, record.version, record.author_id, b"", b"", True, 0, 0)
+
+
 def author_field(summary: user_pb2.UserSummary) -> bytes:
     """Returns `Tweet.author` as it stands inside a tweet."""
     content = summary.SerializeToString()

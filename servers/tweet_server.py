@@ -15,6 +15,7 @@ from servers.purge_feed import PurgeFeed
 from servers.rate_limits import RateLimits
 from servers.session_verifier import SessionVerifier
 from servers.thread_service import ThreadService
+from servers.tweet_eraser import TweetEraser
 from servers.tweet_presenter import TweetPresenter
 from servers.tweet_reader import TweetReader
 from servers.tweet_record_service import TweetRecordService
@@ -85,7 +86,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                 ),
                 rpc.bind(services["TweetRecordService"], records, verifier),
             ],
-            loops=[feed.run, rates.run],
+            loops=[feed.run, TweetEraser(pool, cache).run, rates.run],
             collectors=[rates.collect],
         )
 

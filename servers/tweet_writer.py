@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from chirp.v1 import events_pb2
 
-from domain import fanout, tweet
+from domain import fanout
 from domain.errors import TweetNotFound, Unauthenticated
 from domain.fanout import Delivery
 from domain.ids import TweetId, UserId
@@ -85,7 +85,7 @@ async def delete(connection: Connection, row: TweetRow) -> Written:
     gone = await tweets.delete(connection, TweetId(row.id))
     event = new_event()
     deleted = event.tweet_deleted
-    deleted.entry.CopyFrom(_entry_message(gone))
+    deleted.entry.CopyFrom(entry_message(gone))
     deleted.delivery = events_pb2.Delivery.ValueType(gone.delivery)
     deleted.changed.extend(await purge(connection, [*counted, (gone.id, gone.version)]))
     await outbox.insert(connection, partition_key=gone.author_id, payload=event.SerializeToString())
@@ -119,11 +119,10 @@ def created_event(
     """Returns the serialised event of a tweet."""
     event = new_event()
     created = event.tweet_created
-    created.entry.CopyFrom(_entry_message(row))
+    created.entry.CopyFrom(entry_message(row))
     created.delivery = events_pb2.Delivery.ValueType(row.delivery)
     created.first_pulled = first_pulled
-    created.hashtags.extend(row.hashtags)
-    created.hashtag_spellings.extend(tweet.spellings(row.content, row.hashtags))
+    created.tagged = bool(row.hashtags)
     created.mentions.extend(row.mentions)
     created.reply_to = row.reply_to or 0
     created.quote_of = row.quote_of or 0
@@ -161,7 +160,8 @@ def entry_of(row: TweetRow) -> Entry:
     return tweet_entry(row.id, row.author_id, row.retweet_of, other)
 
 
-def _entry_message(row: TweetRow) -> events_pb2.TimelineEntry:
+def entry_message(row: TweetRow) -> events_pb2.TimelineEntry:
+    """Returns the same as events tell it."""
     return events_pb2.TimelineEntry(
         tweet_id=row.id,
         author_id=row.author_id,

@@ -15,7 +15,7 @@ from mesh.tokens import TokenSigner
 from servers.passwords import Passwords
 from servers.sign_in_throttle import SignInThrottle
 from servers.user_message import present
-from storage import follows, outbox, purges, sessions, users
+from storage import erasures, follows, outbox, purges, sessions, users
 from storage.database import Connection, Pool
 from storage.snowflakes import IdMinter
 from storage.users import UserRow
@@ -52,7 +52,8 @@ class UserService:
         await self._throttle.sign_up(profile.username, call.metadata)
         async with self._pool.connection() as connection:
             # Spares a hash; what decides is the unique index.
-            if await users.fetch_by_username(connection, profile.username) is not None:
+            known = await users.fetch_by_username(connection, profile.username)
+            if known is not None or await erasures.is_reserved(connection, profile.username):
                 raise _taken()
         password_hash = await self._passwords.hash(password)
         user_id, session_id = UserId(self._ids.mint()), self._ids.mint()
@@ -60,7 +61,8 @@ class UserService:
         event.user_created.user_id = user_id
         async with self._pool.connection() as connection, connection.transaction():
             row = await users.insert(connection, user_id, profile, password_hash)
-            if row is None:
+            # Looked at behind the insert: a name becomes free and is reserved in one commit.
+            if row is None or await erasures.is_reserved(connection, profile.username):
                 raise _taken()
             await sessions.insert(connection, session_id, user_id, lifetime_s=self._lifetime_s)
             await outbox.insert(
@@ -87,6 +89,8 @@ class UserService:
         await self._throttle.signed_in(username)
         session_id = self._ids.mint()
         async with self._pool.connection() as connection, connection.transaction():
+            # Held, so that no session begins behind those that an erasure ends.
+            await users.lock(connection, [known.user_id])
             row = await users.fetch_by_id(connection, known.user_id)
             if row is None:
                 raise _bad_credentials()
@@ -127,6 +131,35 @@ class UserService:
                     connection, partition_key=call.caller, payload=event.SerializeToString()
                 )
             return await _answer(connection, row, call)
+
+    async def DeleteMe(
+        self, request: user_pb2.DeleteMeRequest, call: Call
+    ) -> user_pb2.DeleteMeResponse:
+        """Deletes the caller's account: hides it in one transaction, and leaves the rest to the
+        steps of relation_eraser.py, tweet_eraser.py and the workers."""
+        password = user.check_password(request.password)
+        async with self._pool.connection() as connection:
+            await require_session(connection, call)
+            known = await users.fetch_password_hash(connection, call.caller)
+        if not await self._passwords.verify(known, password):
+            raise BadCredentials("the password is wrong")
+        event = self._event()
+        event.user_erased.user_id = call.caller
+        async with self._pool.connection() as connection, connection.transaction():
+            held = await users.lock(connection, [call.caller])
+            await require_session(connection, call)
+            if call.caller not in held:
+                raise Unauthenticated("the account of this token is gone")
+            if await users.fetch_password_hash(connection, call.caller) != known:
+                raise BadCredentials("the password was changed")
+            await erasures.begin(connection, call.caller)
+            await sessions.end_all(connection, call.caller)
+            await purges.insert(connection, purges.Kind.USER, call.caller)
+            await purges.insert(connection, purges.Kind.ERASED, call.caller)
+            await outbox.insert(
+                connection, partition_key=call.caller, payload=event.SerializeToString()
+            )
+        return user_pb2.DeleteMeResponse()
 
     async def DeleteCurrentSession(
         self, request: user_pb2.DeleteCurrentSessionRequest, call: Call

@@ -48,6 +48,8 @@ class Viewers:
         self._pulled_authors: dict[bytes, frozenset[UserId]] = {}
         self._changes = 0
         self._changed: OrderedDict[int, int] = OrderedDict()
+        self._erased_at = 0
+        """`_changes` when an account was deleted last, which changes whoever follows it."""
         self.asked = 0
         self.loaded = 0
 
@@ -73,7 +75,7 @@ class Viewers:
         pulled = tuple(viewer.followees & authors)
         known = Known(viewer, pulled, viewer_token, pulled_token)
         # Relations that changed while they were read may be the old ones: use them, keep them not.
-        if self._changed.get(user, 0) <= changes:
+        if max(self._changed.get(user, 0), self._erased_at) <= changes:
             self._keep(user, known)
         return known
 
@@ -88,6 +90,13 @@ class Viewers:
             self._changed.move_to_end(purge.subject_id)
             while len(self._changed) > CHANGED_MAX:
                 self._changed.popitem(last=False)
+        elif purge.kind is purges.Kind.ERASED and not purge.version:
+            self._changes += 1
+            self._erased_at = self._changes
+            for user in [
+                u for u, k in self._known.items() if purge.subject_id in k.viewer.followees
+            ]:
+                self._forget(user)
 
     def forget_all(self) -> None:
         """Forgets every viewer."""

@@ -10,7 +10,9 @@ async def fetch_random_accounts(connection: Connection, *, count: int, seed: int
     """Returns accounts in an order that depends on the seed alone: accounts made between two calls
     change the choice only by those of them that are chosen."""
     cursor = await connection.execute(
-        "SELECT id FROM users ORDER BY hashint8extended(id, %s), id LIMIT %s", (seed, count)
+        "SELECT id FROM users WHERE erased_at IS NULL"
+        " ORDER BY hashint8extended(id, %s), id LIMIT %s",
+        (seed, count),
     )
     return [UserId(row[0]) for row in await cursor.fetchall()]
 
@@ -18,14 +20,15 @@ async def fetch_random_accounts(connection: Connection, *, count: int, seed: int
 async def fetch_most_following(connection: Connection, *, count: int) -> list[UserId]:
     """Returns the accounts that follow most; of equals, the lower id first."""
     cursor = await connection.execute(
-        "SELECT id FROM users ORDER BY following_count DESC, id LIMIT %s", (count,)
+        "SELECT id FROM users WHERE erased_at IS NULL ORDER BY following_count DESC, id LIMIT %s",
+        (count,),
     )
     return [UserId(row[0]) for row in await cursor.fetchall()]
 
 
 async def fetch_all_accounts(connection: Connection) -> list[UserId]:
     """Returns every account."""
-    cursor = await connection.execute("SELECT id FROM users ORDER BY id")
+    cursor = await connection.execute("SELECT id FROM users WHERE erased_at IS NULL ORDER BY id")
     return [UserId(row[0]) for row in await cursor.fetchall()]
 
 

@@ -60,6 +60,23 @@ async def drop_authors(valkey: Valkey, settings: Settings, authors: Sequence[int
         await _unlink(valkey, [keys.pulled(shard), *recents, *followers])
 
 
+async def drop_erased(valkey: Valkey, settings: Settings, accounts: Sequence[UserId]) -> None:
+    """Drops everything that is kept for accounts that were deleted. What events of theirs that are
+    still to come may put there again goes when the last one is dropped for."""
+    keys, shards = Keys(settings.timeline_shards), range(settings.timeline_shards)
+    for shard in shards:
+        own = [a for a in accounts if fanout.shard_of(a, settings.timeline_shards) == shard]
+        of_one = (keys.built, keys.lease, keys.marks, keys.viewer)
+        await _unlink(
+            valkey,
+            [
+                *(f"follower_ids:{{s{shard}}}:{account}" for account in accounts),
+                *(keys.window(kind, account) for kind in WindowKind for account in own),
+                *(key(account) for key in of_one for account in own),
+            ],
+        )
+
+
 async def _unlink(valkey: Valkey, keys: Sequence[str]) -> None:
     """Unlinks keys of one shard, which lie in one slot of a Valkey Cluster."""
     for start in range(0, len(keys), KEYS_PER_CALL):

@@ -7,6 +7,7 @@ from domain.explain import Facts
 from domain.ids import TweetId, UserId
 from domain.timeline import Entry, Viewer, Window
 from storage.database import Pool
+from storage.erasures import being_erased
 from storage.timelines import tweet_entry
 
 ABOVE_ALL = (1 << 63) - 1
@@ -16,7 +17,8 @@ _CANDIDATE: LiteralString = (
     "author_id = followed.id AND id < %(below)s AND deleted_at IS NULL"
     " AND (%(pulled)s OR delivery <> 2 OR author_id = %(viewer)s)"
     " AND (retweet_of IS NULL OR EXISTS (SELECT FROM tweets AS original"
-    "  WHERE original.id = own.retweet_of AND original.deleted_at IS NULL))"
+    "  WHERE original.id = own.retweet_of AND original.deleted_at IS NULL"
+    "  AND NOT " + being_erased("original.author_id") + "))"
 )
 
 
@@ -89,8 +91,10 @@ async def fetch_by_author(
             " (SELECT t.id FROM tweets AS t WHERE t.author_id = users.id AND t.id < %s"
             "  AND t.deleted_at IS NULL AND (t.retweet_of IS NULL OR EXISTS"
             "   (SELECT FROM tweets AS original"
-            "    WHERE original.id = t.retweet_of AND original.deleted_at IS NULL))"
-            "  ORDER BY t.id DESC LIMIT %s) AS posted ON true WHERE users.id = %s"
+            "    WHERE original.id = t.retweet_of AND original.deleted_at IS NULL"
+            f"    AND NOT {being_erased('original.author_id')}))"
+            "  ORDER BY t.id DESC LIMIT %s) AS posted ON true"
+            " WHERE users.id = %s AND users.erased_at IS NULL"
             " ORDER BY posted.id DESC",
             (below or ABOVE_ALL, limit, author),
         )
@@ -104,7 +108,9 @@ async def fetch_explained(pool: Pool, tweet: TweetId) -> Facts | None:
         cursor = await connection.execute(
             "SELECT t.id, t.author_id, t.retweet_of,"
             " coalesce(t.original_author_id, t.replied_author_id),"
-            " t.deleted_at IS NOT NULL, coalesce(original.deleted_at IS NOT NULL, false)"
+            f" t.deleted_at IS NOT NULL OR {being_erased('t.author_id')},"
+            " original.deleted_at IS NOT NULL"
+            f" OR {being_erased('original.author_id')}"
             " FROM tweets AS t LEFT JOIN tweets AS original ON original.id = t.retweet_of"
             " WHERE t.id = %s",
             (tweet,),
@@ -141,10 +147,13 @@ async def fetch_hidden(pool: Pool, viewer: UserId) -> frozenset[UserId]:
 
 
 async def fetch_followees(pool: Pool, viewer: UserId) -> frozenset[UserId]:
-    """Returns the accounts that a viewer follows."""
+    """Returns the accounts that a viewer follows, without those that were deleted."""
     async with pool.connection() as connection:
         cursor = await connection.execute(
-            "SELECT followee_id FROM follows WHERE follower_id = %s", (viewer,), binary=True
+            "SELECT followee_id FROM follows WHERE follower_id = %s"
+            " AND followee_id <> ALL(ARRAY(SELECT user_id FROM relation_erasures))",
+            (viewer,),
+            binary=True,
         )
         rows = await cursor.fetchall()
     return frozenset(UserId(row[0]) for row in rows)

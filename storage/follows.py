@@ -57,7 +57,8 @@ async def fetch_followers(
             "SELECT u.id, username, display_name, bio, u.location, avatar_url, follower_count,"
             " following_count, tweet_count, tier, u.created_at, f.id AS position"
             " FROM follows f JOIN users u ON u.id = f.follower_id"
-            " WHERE f.followee_id = %s AND f.id < %s ORDER BY f.id DESC LIMIT %s",
+            " WHERE f.followee_id = %s AND f.id < %s AND u.erased_at IS NULL"
+            " ORDER BY f.id DESC LIMIT %s",
             (user_id, below, count),
         )
         return await cursor.fetchall()
@@ -72,7 +73,8 @@ async def fetch_followees(
             "SELECT u.id, username, display_name, bio, u.location, avatar_url, follower_count,"
             " following_count, tweet_count, tier, u.created_at, f.id AS position"
             " FROM follows f JOIN users u ON u.id = f.followee_id"
-            " WHERE f.follower_id = %s AND f.id < %s ORDER BY f.id DESC LIMIT %s",
+            " WHERE f.follower_id = %s AND f.id < %s AND u.erased_at IS NULL"
+            " ORDER BY f.id DESC LIMIT %s",
             (user_id, below, count),
         )
         return await cursor.fetchall()

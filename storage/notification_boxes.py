@@ -12,6 +12,8 @@ class Box:
 
     last_id: int
     read_to: int
+    erased: bool = False
+    """Its owner deleted the account: nothing goes in."""
     next_id: int = 0
     written_id: int = 0
     unread: int = 0
@@ -34,12 +36,25 @@ async def lock(connection: Connection, recipients: set[int]) -> dict[int, Box]:
         (ids,),
     )
     cursor = await connection.execute(
-        "SELECT user_id, last_id, read_to FROM notification_boxes"
+        "SELECT user_id, last_id, read_to, erasure > 0 FROM notification_boxes"
         " WHERE user_id = ANY(%s) ORDER BY user_id FOR UPDATE",
         (ids,),
     )
     rows = await cursor.fetchall()
-    return {int(row[0]): Box(int(row[1]), int(row[2]), next_id=int(row[1])) for row in rows}
+    return {
+        int(row[0]): Box(int(row[1]), int(row[2]), bool(row[3]), next_id=int(row[1]))
+        for row in rows
+    }
+
+
+async def close(connection: Connection, boxes: dict[int, Box], erased: set[int]) -> None:
+    """Closes locked boxes for ever, and has what is in them taken away."""
+    for user in erased:
+        boxes[user].erased = True
+    await connection.execute(
+        "UPDATE notification_boxes SET erasure = 1 WHERE user_id = ANY(%s) AND erasure = 0",
+        (list(erased),),
+    )
 
 
 async def write(connection: Connection, boxes: dict[int, Box]) -> None:

@@ -33,6 +33,9 @@ async def apply(connection: Connection, changes: Changes) -> dict[int, int]:
     """Writes changes in the caller's transaction; returns recipient -> place of the newest
     notification of those who have one that is new. Writing the same again changes nothing."""
     boxes = await notification_boxes.lock(connection, await _recipients(connection, changes))
+    if changes.erased:
+        await notification_boxes.close(connection, boxes, changes.erased)
+    changes.leave_out({user for user, box in boxes.items() if box.erased})
     groups: dict[Group, _GroupChange] = {}
     pairs = await _write_relations(connection, changes)
     await _hide(connection, pairs, groups)
@@ -45,7 +48,7 @@ async def apply(connection: Connection, changes: Changes) -> dict[int, int]:
 
 
 async def _recipients(connection: Connection, changes: Changes) -> set[int]:
-    recipients = {deed.recipient for deed in changes.deeds}
+    recipients = {deed.recipient for deed in changes.deeds} | changes.erased
     for relation in changes.relations:
         recipients.update(recipient for recipient, _ in notification.hides(relation))
     recipients.update(author for author, _ in changes.deleted.values())
@@ -183,7 +186,12 @@ async def _delete_tweets(connection: Connection, changes: Changes, boxes: dict[i
     if not changes.deleted:
         return
     deleted = list(changes.deleted.items())
-    marked = [(tweet, *of, kind) for tweet, of in deleted for kind in notification.BY_TWEET]
+    marked = [
+        (tweet, *of, kind)
+        for tweet, of in deleted
+        if not boxes[of[0]].erased
+        for kind in notification.BY_TWEET
+    ]
     await connection.execute(
         "INSERT INTO notifications (recipient_id, kind, subject_id, first_id, touched_at)"
         " SELECT recipient_id, kind, subject_id, 0, touched_at"

@@ -1,5 +1,6 @@
 """What becomes of old notifications: one that nothing has touched for `notification_keep_days` is
-deleted with its actors, the oldest actors first. Its count stays exact all the while."""
+deleted with its actors, the oldest actors first. Its count stays exact all the while. And what
+becomes of the boxes of accounts that were deleted: they are emptied, and stay empty."""
 
 from datetime import datetime
 
@@ -66,4 +67,37 @@ async def prune(pool: Pool, group: Group, *, before: datetime) -> bool:
             " pruned_to = greatest(pruned_to, %s) WHERE user_id = %s",
             (int(head > int(row[0])), head, UserId(group.recipient)),
         )
+        return True
+
+
+async def empty_erased(pool: Pool) -> bool:
+    """Takes one bounded step at emptying a box that was closed; returns whether there was one.
+    Steps of several processes do not get in each other's way."""
+    async with pool.connection() as connection, connection.transaction():
+        cursor = await connection.execute(
+            "SELECT user_id FROM notification_boxes WHERE erasure = 1"
+            " ORDER BY user_id LIMIT 1 FOR UPDATE SKIP LOCKED"
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            return False
+        values = {"user": row[0], "limit": ACTORS_EACH}
+        actors = await connection.execute(
+            "DELETE FROM notification_actors WHERE ctid = ANY(ARRAY(SELECT ctid"
+            "  FROM notification_actors WHERE recipient_id = %(user)s LIMIT %(limit)s))",
+            values,
+        )
+        if actors.rowcount:
+            return True
+        groups = await connection.execute(
+            "DELETE FROM notifications WHERE ctid = ANY(ARRAY(SELECT ctid"
+            "  FROM notifications WHERE recipient_id = %(user)s LIMIT %(limit)s))",
+            values,
+        )
+        if not groups.rowcount:
+            await connection.execute(
+                "UPDATE notification_boxes SET erasure = 2, unread_count = 0"
+                " WHERE user_id = %(user)s",
+                values,
+            )
         return True

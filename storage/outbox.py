@@ -47,7 +47,8 @@ async def insert(connection: Connection, *, partition_key: int, payload: bytes) 
 
 
 async def insert_all(connection: Connection, events: Sequence[tuple[int, bytes]]) -> None:
-    """The same for (partition key, payload) of several events, at most one of a key."""
+    """The same for (partition key, payload) of several events. Which of one key's comes first is
+    not said: they must not mind."""
     await connection.execute(
         "INSERT INTO outbox (partition_key, payload)"
         " SELECT * FROM unnest(%s::bigint[], %b::bytea[])",

@@ -19,7 +19,7 @@ async def lock_free_authors(
     """Locks the rows of those accounts that are there and that nobody else has locked."""
     cursor = await connection.execute(
         "SELECT id, tier, location, first_pulled_tweet_id FROM users WHERE id = ANY(%s)"
-        " FOR NO KEY UPDATE SKIP LOCKED",
+        " AND erased_at IS NULL FOR NO KEY UPDATE SKIP LOCKED",
         (list(authors),),
     )
     return {

@@ -22,9 +22,11 @@ class Kind(IntEnum):
     USER = 2  # subject: the account whose name changed
     VIEWER = 3  # subject: the account whose follows, blocks or mutes changed
     SESSION = 4  # subject: the session that was ended
+    ERASED = 5  # subject: an account that was deleted; version 1: its tweets are gone, too
 
 
-KINDS = frozenset(int(kind) for kind in Kind)
+KINDS = frozenset(map(int, Kind))
+"""Others are of a later release, whose caches we do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,6 @@ async def fetch_since(pool: Pool, xid: str) -> Poll:
             (xid, ROWS_MAX + 1),
         )
         rows = await cursor.fetchall()
-    # A later release may tell of more than this one keeps.
     found = [Purge(Kind(row[1]), int(row[2]), int(row[3])) for row in rows if row[1] in KINDS]
     return Poll(found, len(rows) <= ROWS_MAX, str(rows[0][0]))
 

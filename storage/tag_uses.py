@@ -1,10 +1,12 @@
 """Uses of hashtags in PostgreSQL, for the trend worker: what it counts after a start or a loss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg.rows import class_row
 
 from storage.database import Pool
+from storage.erasures import being_erased
 
 LEAD_LOCK = 0x54726E64  # "Trnd": one worker counts at a time
 PAGE_ROWS = 10_000
@@ -30,7 +32,23 @@ async def fetch_page(pool: Pool, *, since_id: int, below: int) -> list[TaggedTwe
         await cursor.execute(
             "SELECT id, author_id, location, content, hashtags FROM tweets"
             " WHERE id >= %s AND id < %s AND hashtags <> '{}' AND deleted_at IS NULL"
+            f" AND NOT {being_erased('author_id')}"
             " ORDER BY id DESC LIMIT %s",
             (since_id, below, PAGE_ROWS),
+        )
+        return await cursor.fetchall()
+
+
+async def fetch_by_ids(pool: Pool, ids: Sequence[int]) -> list[TaggedTweet]:
+    """Returns those of the tweets that have tags and are not deleted, in no order."""
+    async with (
+        pool.connection() as connection,
+        connection.cursor(row_factory=class_row(TaggedTweet), binary=True) as cursor,
+    ):
+        await cursor.execute(
+            "SELECT id, author_id, location, content, hashtags FROM tweets"
+            " WHERE id = ANY(%s) AND hashtags <> '{}' AND deleted_at IS NULL"
+            f" AND NOT {being_erased('author_id')}",
+            (list(ids),),
         )
         return await cursor.fetchall()

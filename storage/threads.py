@@ -2,6 +2,7 @@
 
 from domain.ids import TweetId
 from storage.database import Pool
+from storage.erasures import being_erased
 
 ANCESTORS_MAX = 2_000  # presenting them takes about 50 ms
 
@@ -28,7 +29,7 @@ async def fetch_replies(pool: Pool, tweet: TweetId, *, above: int, count: int) -
     async with pool.connection() as connection:
         cursor = await connection.execute(
             "SELECT t.id FROM tweets AS t WHERE t.reply_to = %s AND t.id > %s"
-            " AND (t.deleted_at IS NULL"
+            f" AND (t.deleted_at IS NULL AND NOT {being_erased('t.author_id')}"
             "  OR EXISTS (SELECT FROM tweets AS child WHERE child.reply_to = t.id))"
             " ORDER BY t.id LIMIT %s",
             (tweet, above, count),

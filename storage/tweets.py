@@ -15,12 +15,16 @@ from psycopg.rows import class_row
 from domain.ids import TweetId, UserId
 from domain.tier import Tier
 from storage.database import Connection, Pool
+from storage.erasures import being_erased
 
-# Literal, as every statement here: the type checker refuses a built string.
+# Literal, as every statement here: the type checker refuses a built string. What an account that
+# was deleted has posted is deleted from then on.
 COLUMNS: LiteralString = (
     "id, author_id, content, media_urls, hashtags, mentions, reply_to, replied_author_id,"
     " retweet_of, original_author_id, quote_of, conversation_id, location, like_count,"
-    " retweet_count, reply_count, quote_count, delivery, version, created_at, deleted_at"
+    " retweet_count, reply_count, quote_count, delivery, version, created_at,"
+    " coalesce(deleted_at, (SELECT e.erased_at FROM tweet_erasures AS e"
+    "  WHERE e.user_id = author_id)) AS deleted_at"
 )
 
 
@@ -78,11 +82,22 @@ class CountChange:
     replies: int = 0
     quotes: int = 0
 
+    def plus(self, other: "CountChange") -> "CountChange":
+        """Returns both changes as one."""
+        return CountChange(
+            self.likes + other.likes,
+            self.retweets + other.retweets,
+            self.replies + other.replies,
+            self.quotes + other.quotes,
+        )
+
 
 async def lock_user(connection: Connection, user: UserId) -> bool:
     """Holds an account's row until the transaction ends, so that the account's events keep the
     order of their commits; returns False where there is no such account."""
-    cursor = await connection.execute("SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", (user,))
+    cursor = await connection.execute(
+        "SELECT FROM users WHERE id = %s AND erased_at IS NULL FOR NO KEY UPDATE", (user,)
+    )
     return await cursor.fetchone() is not None
 
 
@@ -115,7 +130,9 @@ async def fetch_targets(
             " FROM tweets AS asked"
             " JOIN tweets AS found ON found.id = coalesce(asked.retweet_of, asked.id)"
             " WHERE asked.id = ANY(%s) AND found.deleted_at IS NULL"
-            " AND (asked.deleted_at IS NULL OR (%s AND asked.retweet_of IS NOT NULL))",
+            f" AND NOT {being_erased('found.author_id')}"
+            f" AND ((asked.deleted_at IS NULL AND NOT {being_erased('asked.author_id')})"
+            "  OR (%s AND asked.retweet_of IS NOT NULL))",
             (list(ids), undone),
         )
         return {row[0]: Target(*row[1:]) for row in await cursor.fetchall()}
@@ -135,7 +152,7 @@ async def lock_living(connection: Connection, author: UserId, tweet_id: TweetId)
     """Locks the author's row; returns whether it is there and the author's tweet is not deleted,
     which stays so: whoever deletes it locks this row first."""
     cursor = await connection.execute(
-        "SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", (author,)
+        "SELECT FROM users WHERE id = %s AND erased_at IS NULL FOR NO KEY UPDATE", (author,)
     )
     if await cursor.fetchone() is None:
         return False
@@ -211,9 +228,11 @@ async def fetch_living(pool: Pool, ids: Sequence[int]) -> list[TweetRow]:
         connection.cursor(row_factory=class_row(TweetRow)) as cursor,
     ):
         await cursor.execute(
-            f"SELECT {COLUMNS} FROM tweets AS t WHERE id = ANY(%s) AND deleted_at IS NULL"
+            f"SELECT {COLUMNS} FROM tweets AS t WHERE id = ANY(%s) AND t.deleted_at IS NULL"
+            f" AND NOT {being_erased('author_id')}"
             " AND (retweet_of IS NULL OR EXISTS (SELECT FROM tweets AS original"
-            "  WHERE original.id = t.retweet_of AND original.deleted_at IS NULL))",
+            "  WHERE original.id = t.retweet_of AND original.deleted_at IS NULL"
+            f"  AND NOT {being_erased('original.author_id')}))",
             (list(ids),),
         )
         return await cursor.fetchall()

@@ -1,5 +1,6 @@
 """Accounts. Owned by graph_server; tweet_server alone writes `tweet_count` and
-`first_pulled_tweet_id`, in the transaction of a tweet."""
+`first_pulled_tweet_id`, in the transaction of a tweet. One that was deleted (storage/erasures.py)
+is not found by any of these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ async def update_profile(
             "UPDATE users SET"
             " display_name = coalesce(nullif(coalesce(%s::text, display_name), ''), username),"
             " bio = coalesce(%s::text, bio), location = coalesce(%s::text, location),"
-            " avatar_url = coalesce(%s::text, avatar_url) WHERE id = %s"
+            " avatar_url = coalesce(%s::text, avatar_url)"
+            " WHERE id = %s AND erased_at IS NULL"
             " RETURNING id, username, display_name, bio, location, avatar_url, follower_count,"
             " following_count, tweet_count, tier, created_at",
             (change.display_name, change.bio, change.location, change.avatar_url, user_id),
@@ -102,7 +104,8 @@ async def fetch_by_id(connection: Connection, user_id: UserId) -> UserRow | None
     async with connection.cursor(row_factory=class_row(UserRow)) as cursor:
         await cursor.execute(
             "SELECT id, username, display_name, bio, location, avatar_url, follower_count,"
-            " following_count, tweet_count, tier, created_at FROM users WHERE id = %s",
+            " following_count, tweet_count, tier, created_at FROM users"
+            " WHERE id = %s AND erased_at IS NULL",
             (user_id,),
         )
         return await cursor.fetchone()
@@ -114,7 +117,8 @@ async def fetch_by_username(connection: Connection, username: str) -> UserRow | 
         await cursor.execute(
             "SELECT id, username, display_name, bio, location, avatar_url, follower_count,"
             " following_count, tweet_count, tier, created_at FROM users"
-            " WHERE lower(username) = lower(%s)",
+            ""
+            " WHERE lower(username) = lower(%s) AND erased_at IS NULL",
             (username,),
         )
         return await cursor.fetchone()
@@ -124,17 +128,28 @@ async def fetch_credentials(connection: Connection, username: str) -> Credential
     """Returns what signing in under that name needs, or None."""
     async with connection.cursor(row_factory=class_row(CredentialsRow)) as cursor:
         await cursor.execute(
-            "SELECT id AS user_id, password_hash FROM users WHERE lower(username) = lower(%s)",
+            "SELECT id AS user_id, password_hash FROM users"
+            " WHERE lower(username) = lower(%s) AND erased_at IS NULL",
             (username,),
         )
         return await cursor.fetchone()
+
+
+async def fetch_password_hash(connection: Connection, user_id: UserId) -> str | None:
+    """Returns the hash of an account's password; None where it has none, or is not there."""
+    cursor = await connection.execute(
+        "SELECT password_hash FROM users WHERE id = %s AND erased_at IS NULL", (user_id,)
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
 
 
 async def fetch_by_ids(connection: Connection, user_ids: Sequence[int]) -> list[SummaryRow]:
     """Returns the short form of the accounts that exist, in no order."""
     async with connection.cursor(row_factory=class_row(SummaryRow)) as cursor:
         await cursor.execute(
-            "SELECT id, username, display_name FROM users WHERE id = ANY(%s)", (list(user_ids),)
+            "SELECT id, username, display_name FROM users WHERE id = ANY(%s) AND erased_at IS NULL",
+            (list(user_ids),),
         )
         return await cursor.fetchall()
 
@@ -144,7 +159,8 @@ async def fetch_full_by_ids(connection: Connection, user_ids: Sequence[int]) -> 
     async with connection.cursor(row_factory=class_row(UserRow)) as cursor:
         await cursor.execute(
             "SELECT id, username, display_name, bio, location, avatar_url, follower_count,"
-            " following_count, tweet_count, tier, created_at FROM users WHERE id = ANY(%s)",
+            " following_count, tweet_count, tier, created_at FROM users"
+            " WHERE id = ANY(%s) AND erased_at IS NULL",
             (list(user_ids),),
         )
         return await cursor.fetchall()
@@ -154,7 +170,8 @@ async def fetch_by_usernames(connection: Connection, usernames: Sequence[str]) -
     """Returns the short form of the accounts of those names, without regard to case."""
     async with connection.cursor(row_factory=class_row(SummaryRow)) as cursor:
         await cursor.execute(
-            "SELECT id, username, display_name FROM users WHERE lower(username) = ANY(%s)",
+            "SELECT id, username, display_name FROM users"
+            " WHERE lower(username) = ANY(%s) AND erased_at IS NULL",
             ([username.lower() for username in usernames],),
         )
         return await cursor.fetchall()
@@ -163,12 +180,14 @@ async def fetch_by_usernames(connection: Connection, usernames: Sequence[str]) -
 async def exists(connection: Connection, user_id: UserId) -> bool:
     """Whether there is such an account."""
     cursor: AsyncCursor[Any] = await connection.execute(
-        "SELECT 1 FROM users WHERE id = %s", (user_id,)
+        "SELECT 1 FROM users WHERE id = %s AND erased_at IS NULL", (user_id,)
     )
     return await cursor.fetchone() is not None
 
 
-async def lock(connection: Connection, user_ids: Sequence[UserId]) -> dict[UserId, LockedRow]:
+async def lock(
+    connection: Connection, user_ids: Sequence[UserId], *, erased_too: bool = False
+) -> dict[UserId, LockedRow]:
     """Holds the rows of accounts until the transaction ends; leaves out who does not exist.
 
     Always in the order of ids, so that two who change each other at the same time do not wait for
@@ -176,9 +195,9 @@ async def lock(connection: Connection, user_ids: Sequence[UserId]) -> dict[UserI
     """
     async with connection.cursor(row_factory=class_row(LockedRow)) as cursor:
         await cursor.execute(
-            "SELECT id, follower_count, tier FROM users WHERE id = ANY(%s) ORDER BY id"
-            " FOR NO KEY UPDATE",
-            (list(user_ids),),
+            "SELECT id, follower_count, tier FROM users"
+            " WHERE id = ANY(%s) AND (erased_at IS NULL OR %s) ORDER BY id FOR NO KEY UPDATE",
+            (list(user_ids), erased_too),
         )
         return {row.id: row for row in await cursor.fetchall()}
 
@@ -190,6 +209,14 @@ async def update_follower_count(
     await connection.execute(
         "UPDATE users SET follower_count = %s, tier = %s WHERE id = %s",
         (follower_count, int(tier), user_id),
+    )
+
+
+async def take_from_following_counts(connection: Connection, user_ids: Sequence[UserId]) -> None:
+    """Counts one followed account less for each of these; the caller holds their rows."""
+    await connection.execute(
+        "UPDATE users SET following_count = following_count - 1 WHERE id = ANY(%s)",
+        (list(user_ids),),
     )
 
 

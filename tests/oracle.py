@@ -6,8 +6,12 @@ It knows nothing of tiers, caches or lists.
 from storage.database import Connection
 
 VISIBLE = """
-WITH followed AS (
-    SELECT followee_id AS id FROM follows WHERE follower_id = %(viewer)s
+WITH erased AS (
+    SELECT id FROM users WHERE erased_at IS NOT NULL
+),
+followed AS (
+    SELECT followee_id AS id FROM follows
+    WHERE follower_id = %(viewer)s AND followee_id NOT IN (SELECT id FROM erased)
 ),
 hidden AS (
     SELECT blocked_id AS id FROM blocks WHERE blocker_id = %(viewer)s
@@ -16,14 +20,16 @@ hidden AS (
 ),
 candidates AS (
     SELECT * FROM tweets
-    WHERE author_id = %(viewer)s OR author_id IN (SELECT id FROM followed)
+    WHERE author_id IN (SELECT id FROM followed)
+    OR (author_id = %(viewer)s AND author_id NOT IN (SELECT id FROM erased))
 ),
 visible AS (
     SELECT c.id, coalesce(c.retweet_of, c.id) AS key
     FROM candidates AS c
     WHERE c.deleted_at IS NULL
     AND (c.retweet_of IS NULL OR EXISTS (
-        SELECT FROM tweets AS o WHERE o.id = c.retweet_of AND o.deleted_at IS NULL))
+        SELECT FROM tweets AS o WHERE o.id = c.retweet_of AND o.deleted_at IS NULL
+        AND o.author_id NOT IN (SELECT id FROM erased)))
     AND (c.author_id = %(viewer)s
         OR (c.author_id NOT IN (SELECT id FROM hidden)
             AND (c.original_author_id IS NULL

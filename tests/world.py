@@ -4,8 +4,8 @@ worker stepped by hand, real PostgreSQL and Valkey beneath."""
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import grpc
 from chirp.v1 import (
@@ -15,6 +15,7 @@ from chirp.v1 import (
     timeline_pb2_grpc,
     tweet_pb2,
     tweet_pb2_grpc,
+    user_pb2,
 )
 
 from eventlog import runner
@@ -26,10 +27,12 @@ from mesh.settings import Settings
 from ops import embedded
 from servers import graph_server, timeline_server, tweet_server
 from servers.purge_feed import PurgeFeed
+from servers.relation_eraser import RelationEraser
+from servers.tweet_eraser import TweetEraser
 from storage import database, valkey
 from storage.database import Connection, Pool
 from storage.valkey import Valkey
-from tests.integration.accounts import Account, Accounts, open_accounts
+from tests.integration.accounts import PASSWORD, Account, Accounts, open_accounts
 from tests.integration.conftest import serving_process
 from tests.oracle import fetch_oracle
 from workers import fanout_worker, outbox_relay
@@ -53,6 +56,7 @@ class World:
     graph: "graph_pb2_grpc.GraphServiceAsyncStub"
     event_log: EventLog
     feeds: list[PurgeFeed]
+    erasers: list[RelationEraser | TweetEraser]
     relay: Relay
     relay_connection: Connection
     worker: FanoutWorker
@@ -135,6 +139,28 @@ class World:
                 graph_pb2.MuteUserRequest(id=other.id), metadata=user.metadata
             )
 
+    async def erase(self, person: Account) -> None:
+        """Deletes an account; what is left is taken away by the servers, step by step."""
+        await self.accounts.give_password(person)
+        await self.accounts.users.DeleteMe(
+            user_pb2.DeleteMeRequest(password=PASSWORD), metadata=person.metadata
+        )
+
+    async def take_away(self, steps: int) -> bool:
+        """Takes so many steps at taking away what deleted accounts have left in PostgreSQL; returns
+        whether there may be more. A step that fails counts, and is taken again."""
+        for _ in range(steps):
+            done = [await _tried(eraser) for eraser in self.erasers]
+            if not any(done):
+                return False
+        return True
+
+    async def erased(self) -> None:
+        """Takes all of it away."""
+        deadline = time.monotonic() + 60
+        while await self.take_away(10):
+            assert time.monotonic() < deadline, "an erasure does not end"
+
     async def home(
         self, viewer: Account, *, limit: int = 20, since_id: int = 0, cursor: str = ""
     ) -> list[int]:
@@ -207,9 +233,12 @@ async def open_world(settings: Settings) -> AsyncGenerator[World]:
     async with AsyncExitStack() as stack:
         channels: dict[str, grpc.aio.Channel] = {}
         feeds: list[PurgeFeed] = []
+        erasers: list[RelationEraser | TweetEraser] = []
         for name, opener in openers.items():
             listening = settings.model_copy(update={"listen": f"127.0.0.1:{ports[name]}"})
-            await stack.enter_async_context(serving_process(listening, _with_feeds(opener, feeds)))
+            await stack.enter_async_context(
+                serving_process(listening, _stepped(opener, feeds, erasers))
+            )
             channels[name] = await stack.enter_async_context(
                 grpc.aio.insecure_channel(f"127.0.0.1:{ports[name]}")
             )
@@ -236,6 +265,7 @@ async def open_world(settings: Settings) -> AsyncGenerator[World]:
             graph=graph_pb2_grpc.GraphServiceStub(channels["graph"]),
             event_log=event_log,
             feeds=feeds,
+            erasers=erasers,
             relay=relay,
             relay_connection=relay_connection,
             worker=worker,
@@ -253,12 +283,30 @@ async def allowed(call: Awaitable[T]) -> T | None:
         return None
 
 
-def _with_feeds(opener: Opener, feeds: list[PurgeFeed]) -> Opener:
+async def _tried(eraser: RelationEraser | TweetEraser) -> bool:
+    try:
+        return await eraser.step()
+    except ConnectionError:
+        return True
+
+
+def _stepped(
+    opener: Opener, feeds: list[PurgeFeed], erasers: list[RelationEraser | TweetEraser]
+) -> Opener:
+    """Opens a process, and hands out its feed, and its eraser, which does not run by itself."""
+
     @asynccontextmanager
     async def opened(settings: Settings) -> AsyncGenerator[Process]:
         async with opener(settings) as process:
-            runners = [getattr(loop, "__self__", None) for loop in process.loops]
-            feeds.extend(runner for runner in runners if isinstance(runner, PurgeFeed))
-            yield process
+            loops: list[Any] = []
+            for loop in process.loops:
+                runner = getattr(loop, "__self__", None)
+                if isinstance(runner, RelationEraser | TweetEraser):
+                    erasers.append(runner)
+                    continue
+                loops.append(loop)
+                if isinstance(runner, PurgeFeed):
+                    feeds.append(runner)
+            yield replace(process, loops=loops)
 
     return opened

@@ -21,7 +21,7 @@ from mesh import clients, server
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.tokens import ServiceIdentity
-from storage import timelines, tweet_cache, valkey
+from storage import caches, timelines, tweet_cache, valkey
 from storage.followers import Change, FollowerStore
 from storage.timelines import TimelineStore
 from storage.valkey import Valkey
@@ -47,6 +47,7 @@ class FanoutWorker:
         self._followers = followers
         self._timelines = timelines
         self._directory = directory
+        self._settings = settings
         self._shards = settings.timeline_shards
         self.deliveries = 0
 
@@ -80,6 +81,9 @@ class FanoutWorker:
             if isinstance(outcome, BaseException):
                 raise outcome
             self.deliveries += outcome
+        if aside.erased:
+            # Behind the changes, which may ask for the account's followers once more.
+            await caches.drop_erased(self._cache, self._settings, sorted(aside.erased))
 
     async def _set_aside(self, aside: "_Aside") -> None:
         """Does what needs no order: tells caches what is stale."""
@@ -184,6 +188,7 @@ class _Aside:
         self.first_pulled = False
         self.dropped: set[UserId] = set()
         self.marked: set[UserId] = set()
+        self.erased: set[UserId] = set()
 
     def note(self, event: events_pb2.Event, kind: str | None) -> None:
         """Takes down what an event changes."""
@@ -206,6 +211,8 @@ class _Aside:
                 self._drop(event.user_muted.user_id)
             case "user_unmuted":
                 self._drop(event.user_unmuted.user_id)
+            case "user_erased":
+                self.erased.add(UserId(event.user_erased.user_id))
             case _:
                 pass
 

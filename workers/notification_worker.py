@@ -31,6 +31,7 @@ from storage.database import Pool
 GROUP = "notifications"
 PRUNE_EVERY_S = 60.0
 PRUNE_EACH = 1_000
+EMPTY_EVERY_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,17 @@ class NotificationWorker:
             raise_if_cancelled()
             await asyncio.sleep(PRUNE_EVERY_S)
 
+    async def keep_emptying(self) -> None:
+        """Empties the boxes of accounts that were deleted, until cancelled."""
+        while True:
+            try:
+                while await notification_pruning.empty_erased(self._pool):
+                    raise_if_cancelled()
+            except (psycopg.Error, psycopg_pool.PoolTimeout) as error:
+                log.warning("notifications of deleted accounts stay for now: %s", error)
+            raise_if_cancelled()
+            await asyncio.sleep(EMPTY_EVERY_S)
+
     def _oldest(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC) - self._keep
 
@@ -120,6 +132,8 @@ def _note(changes: Changes, event: events_pb2.Event, at: datetime) -> None:
             changes.note_relation(_relation(event.user_muted, RelationKind.MUTE), stands)
         case "user_unmuted":
             changes.note_relation(_relation(event.user_unmuted, RelationKind.MUTE), gone)
+        case "user_erased":
+            changes.erased.add(event.user_erased.user_id)
         case _:
             pass
 
@@ -176,7 +190,9 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         open_worker(settings) as worker,
         runner.open_runner(settings, GROUP, worker) as group,
     ):
-        yield Process(loops=[group.run, worker.keep_pruning], collectors=[group.collect])
+        yield Process(
+            loops=[group.run, worker.keep_pruning, worker.keep_emptying], collectors=[group.collect]
+        )
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from mesh.settings import Settings
 from mesh.tokens import TokenVerifier
 from storage import database, tag_uses, trends, valkey
 from storage.database import Pool
+from storage.tag_uses import TaggedTweet
 from storage.trends import NO_VERSION, FencedOut, Lost, Moved, TrendStore
 from workers import trend_lead
 
@@ -82,9 +83,17 @@ class TrendWorker:
     async def handle(self, records: Sequence[Record]) -> None:
         """Takes events into the window. Before there is one they are let go: they are in
         PostgreSQL, which is read when there is."""
-        if self._window is not None:
-            for record in records:
-                take(self._window, record.payload)
+        if self._window is None:
+            return
+        tagged: list[int] = []
+        for record in records:
+            tagged += take(self._window, record.payload)
+        if not tagged:
+            return
+        # Events bear no words. What is not found was deleted since, and its removal is on its way.
+        rows = await tag_uses.fetch_by_ids(self._pool, tagged)
+        # Into the window that there is now: one that began meanwhile reads the same tweets.
+        self._add(rows)
 
     async def refresh(self, owned: Mapping[int, int]) -> None:
         """Ranks and publishes; counts anew first where that is needed. `owned` are the partitions
@@ -126,6 +135,13 @@ class TrendWorker:
         answer.as_of.FromMilliseconds(now_ms)
         return answer
 
+    def _add(self, rows: Sequence[TaggedTweet]) -> None:
+        if self._window is not None:
+            for row in rows:
+                spelled = tweet.spellings(row.content, row.hashtags)
+                tags = zip(row.hashtags, spelled, strict=True)
+                self._window.add(row.id, row.author_id, row.location, tags)
+
     def _set_window(self, window: TrendWindow | None) -> None:
         self._window = window
         self._counted = False
@@ -142,10 +158,7 @@ class TrendWorker:
         since_id = first_id_at((now_ms // MINUTE_MS - MINUTES + 1) * MINUTE_MS)
         below, rows = MAX_ID, 0
         while page := await tag_uses.fetch_page(self._pool, since_id=since_id, below=below):
-            for row in page:
-                spelled = tweet.spellings(row.content, row.hashtags)
-                tags = zip(row.hashtags, spelled, strict=True)
-                window.add(row.id, row.author_id, row.location, tags)
+            self._add(page)
             self._fold(now_ms // MINUTE_MS)
             below, rows = page[-1].id, rows + len(page)
         self._counted = True
@@ -193,13 +206,16 @@ class TrendWorker:
         return int(self._clock() * 1000)
 
 
-def take(window: TrendWindow, payload: bytes) -> None:
-    """Takes one event (a serialised chirp.v1.Event) into a window."""
+def take(window: TrendWindow, payload: bytes) -> list[int]:
+    """Takes one event (a serialised chirp.v1.Event) into a window; returns the tweet whose hashtags
+    are to be looked up, if it is about one."""
     event = events_pb2.Event.FromString(payload)
     match event.WhichOneof("kind"):
         case "tweet_created":
             created = event.tweet_created
-            names = created.hashtags
+            names = created.hashtags  # in events of earlier releases
+            if created.tagged:
+                return [created.entry.tweet_id]
             if names:
                 spelled = created.hashtag_spellings or names
                 window.add(
@@ -212,6 +228,7 @@ def take(window: TrendWindow, payload: bytes) -> None:
             window.remove(event.tweet_deleted.entry.tweet_id)
         case _:
             pass
+    return []
 
 
 def _serialise(lists: Lists) -> bytes:

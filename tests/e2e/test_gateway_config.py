@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import json
 import struct
 import subprocess
@@ -29,6 +30,8 @@ ROUTES: list[tuple[str, str, dict[str, Any] | None, str, str, dict[str, Any]]] =
     ("GET", "/api/me", None, "graph_server", "UserService/GetMe", {}),
     ("PATCH", "/api/me", {"bio": "", "avatarUrl": "http://x"}, "graph_server",
      "UserService/UpdateMe", {"bio": "", "avatarUrl": "http://x"}),
+    ("DELETE", "/api/me", {"password": "p"}, "graph_server", "UserService/DeleteMe",
+     {"password": "p"}),
     ("DELETE", "/api/sessions/current", None, "graph_server",
      "UserService/DeleteCurrentSession", {}),
     ("DELETE", "/api/sessions", None, "graph_server", "UserService/DeleteSessions", {}),
@@ -95,6 +98,9 @@ ROUTES: list[tuple[str, str, dict[str, Any] | None, str, str, dict[str, Any]]] =
     ("GET", "/api/trends/world/Caf%C3%A9_1:explain", None, "trend_server",
      "TrendService/ExplainTrend", {"location": "world", "tag": "Caf\u00e9_1"}),
 ]  # fmt: skip
+
+
+_numbers = itertools.count(880_000)
 
 
 async def test_envoy_accepts_the_configuration(stack: Stack) -> None:
@@ -242,3 +248,28 @@ async def test_the_access_log_has_no_query_string(stack: Stack) -> None:
     assert (line["rpc"], line["status"]) == ("/chirp.v1.TimelineService/GetUserTimeline", 200)
     assert "SECRET" not in text
     assert "/healthz" not in text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/users/by-username/SECRET",
+        "/api/users/by-username/SECRET/and-more",
+        "/api/users/by%2Dusername/SECRET",
+        "/api/trends/world/SECRET:explain",
+        "/api/trends/us-ny/SECRET:explain?limit=1",
+    ],
+)
+async def test_the_access_log_has_no_path_with_a_name_or_a_tag(stack: Stack, path: str) -> None:
+    before = stack.described.access_log.read_text().count('"path":"-"')
+    answer = await stack.rest.get(path)
+    mark = f"/api/timeline/user/{next(_numbers)}"
+    await stack.rest.get(mark)
+
+    async with asyncio.timeout(gateway_stack.HEALTH_TIMEOUT_S):
+        while mark not in (text := stack.described.access_log.read_text()):
+            await asyncio.sleep(0.05)
+
+    assert "SECRET" not in text
+    if answer.status_code == 200:
+        assert text.count('"path":"-"') == before + 1

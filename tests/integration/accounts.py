@@ -1,5 +1,6 @@
 """Accounts for tests: stubs of the graph server, people to be, and what an error says."""
 
+import functools
 import itertools
 import time
 from collections.abc import AsyncGenerator, Awaitable
@@ -7,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import argon2
 import grpc
 from chirp.v1 import events_pb2, graph_pb2, graph_pb2_grpc, user_pb2, user_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -83,6 +85,15 @@ class Accounts:
                 token = self.signer.sign_user(user_id, 0, lifetime_s=600, now=time.time())
                 made.append(Account(user_id, name, token))
         return made
+
+    async def give_password(self, account: Account) -> None:
+        """Gives PASSWORD to an account that was made without one."""
+        async with self.pool.connection() as connection:
+            await connection.execute(
+                "UPDATE users SET password_hash = %s WHERE id = %s AND password_hash IS NULL"
+                " AND erased_at IS NULL",
+                (_hash(), account.id),
+            )
 
     async def follow(self, follower: Account, followee: Account) -> user_pb2.User:
         """Follows; answers the followee as the follower sees it. So do those below."""
@@ -183,6 +194,11 @@ async def open_accounts(settings: Settings, channel: grpc.aio.Channel) -> AsyncG
             graph_pb2_grpc.BlockDirectoryServiceStub(channel),
             TokenSigner(settings),
         )
+
+
+@functools.cache
+def _hash() -> str:
+    return argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
 
 
 def bearer(token: str) -> Metadata:

@@ -96,7 +96,8 @@ async def test_state_and_event_commit_together(world: World):
     assert key == author.id
     assert created.entry == events_pb2.TimelineEntry(tweet_id=tweet.id, author_id=author.id)
     assert created.delivery == events_pb2.DELIVERY_PUSH
-    assert (list(created.hashtags), created.location) == (["tag"], "us")
+    assert (created.tagged, created.location) == (True, "us")
+    assert b"tag" not in event.SerializeToString(), "a word of the tweet"
     assert await world.accounts.rows(
         "SELECT count(DISTINCT xmin::text) FROM"
         " (SELECT xmin FROM outbox UNION ALL SELECT xmin FROM tweets"

@@ -232,17 +232,21 @@ def first_pull_goes_unnoticed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TimelineStore, "drop_pulled_token", keep)
 
 
-def deletions_are_not_fed(patch: pytest.MonkeyPatch) -> None:
-    """Servers keep what they have of a tweet, whatever becomes of it."""
-    insert = purges.insert
+def _not_fed(left_out: purges.Kind) -> Plant:
+    """Servers are not told of a kind of change, and keep what they have."""
 
-    async def no_tweets(
-        connection: Connection, kind: purges.Kind, subject: int, version: int = 0
-    ) -> None:
-        if kind is not purges.Kind.TWEET:
-            await insert(connection, kind, subject, version)
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        insert = purges.insert
 
-    patch.setattr(purges, "insert", no_tweets)
+        async def others(
+            connection: Connection, kind: purges.Kind, subject: int, version: int = 0
+        ) -> None:
+            if kind is not left_out:
+                await insert(connection, kind, subject, version)
+
+        patch.setattr(purges, "insert", others)
+
+    return plant
 
 
 def follower_lists_from_the_past(patch: pytest.MonkeyPatch) -> None:
@@ -309,6 +313,7 @@ BUGS: dict[str, Bug] = {
     "a rebuild with relations of the past": Bug(rebuilt_with_old_relations),
     "blocks work one way": Bug(blocks_work_one_way),
     "the first pulled tweet goes unnoticed": Bug(first_pull_goes_unnoticed),
-    "deletions are not fed to the servers": Bug(deletions_are_not_fed),
+    "deletions are not fed to the servers": Bug(_not_fed(purges.Kind.TWEET)),
+    "deleted accounts are not fed to the servers": Bug(_not_fed(purges.Kind.ERASED)),
     "follower lists do not follow": Bug(follower_lists_from_the_past),
 }

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
@@ -16,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from mesh.settings import Settings
+from servers import relation_eraser, tweet_eraser
 from tests.property import points
 from tests.property.points import FANOUT_CRASHES, REBUILD_HOLDS, RELAY_CRASHES, Points
 from tests.property.timeline_story import PEOPLE, Story
@@ -23,6 +25,7 @@ from tests.world import World, open_world
 
 STEPS = 60
 PARTITIONS = 4
+ERASED_EACH = 2  # tweets or relations in one step: an erasure takes several
 STEP_TIMEOUT_S = 60.0
 
 people = st.integers(0, PEOPLE - 1)
@@ -116,6 +119,24 @@ class TimelineMachine(RuleBasedStateMachine):
     @rule(kind=relations, person=people, other=people)
     def relate(self, kind: str, person: int, other: int) -> None:
         self.run(self.story.relate(kind, person, other))
+
+    @rule(person=people, steps=st.integers(0, 4))
+    def erase(self, person: int, steps: int) -> None:
+        self.run(self.story.erase(person))
+        self.run(self.story.take_away(steps))
+
+    @rule(author=people, retweeter=people, person=people)
+    def erase_who_is_retweeted(self, author: int, retweeter: int, person: int) -> None:
+        self.run(self.story.relate("follow", person, retweeter))
+        self.run(self.story.post(author))
+        self.run(self.story.engage("retweet", retweeter, LAST))
+        self.run(self.story.drain_and_check(person))
+        self.run(self.story.erase(author))
+        self.run(self.story.drain_and_check(person))
+
+    @rule(steps=st.integers(1, 4))
+    def take_away(self, steps: int) -> None:
+        self.run(self.story.take_away(steps))
 
     @rule(person=people)
     def read(self, person: int) -> None:
@@ -251,7 +272,12 @@ class ExplainedMachine(TimelineMachine):
 @contextmanager
 def playing(settings: Settings) -> Generator[type[TimelineMachine]]:
     """Opens a world for machines."""
-    with points.installed() as installed, asyncio.Runner() as runner:
+    with (
+        points.installed() as installed,
+        patch.object(relation_eraser, "STEP_MAX", ERASED_EACH),
+        patch.object(tweet_eraser, "STEP_MAX", ERASED_EACH),
+        asyncio.Runner() as runner,
+    ):
         opened = open_world(settings)
         TimelineMachine.runner = runner
         TimelineMachine.found = None

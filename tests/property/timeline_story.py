@@ -118,6 +118,23 @@ class Story:
             case _:
                 await self._changing(world.mute(*pair, undo=kind == "unmute"))
 
+    async def erase(self, person: int) -> None:
+        """Somebody's account is deleted; a newcomer takes the place in the story."""
+        await self.end_slow_post(person)
+        await self.end_slow_read(person)
+        gone = self.people[person]
+        await self._changing(self.world.erase(gone))
+        (self.people[person],) = await self.world.accounts.insert(1)
+        self.living = [(author, tweet) for author, tweet in self.living if author != person]
+        self.bookmarks = [bookmark for bookmark in self.bookmarks if bookmark.viewer != gone]
+
+    async def take_away(self, steps: int) -> None:
+        """Some of what deleted accounts have left is taken away."""
+        # They hold rows that the steps wait for.
+        for person in list(self.slow_posts):
+            await self.end_slow_post(person)
+        await self.world.take_away(steps)
+
     async def read(self, person: int) -> None:
         """Reads a first page, and keeps its cursor."""
         await self.end_slow_read(person)
@@ -232,6 +249,10 @@ class Story:
         """Everything that was begun is ended, and everything equals the oracle."""
         await self.drain()  # beside what hangs in the air, and again without it
         await self.end_slow_calls()
+        await self.drain()
+        for viewer in self.people:
+            assert await self.world.home(viewer, limit=100) == await self.world.oracle(viewer)
+        await self.world.erased()
         await self.drain()
         for number, viewer in enumerate(self.people):
             expected = await self.world.oracle(viewer)

@@ -151,3 +151,42 @@ def test_parent_of_a_place_stands_before_the_dash() -> None:
     assert text.parent_location("us-ny") == "us"
     assert text.parent_location("us") is None
     assert text.parent_location("") is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        " ",
+        "\u200b",
+        "\u200d\u200d",
+        "\u3164",
+        "\u2800\u00a0",
+        "\ufe0f",
+        "\u115f \u034f",
+        "\U000e0041",
+    ],
+)
+def test_text_of_which_nothing_is_to_be_seen_is_refused(value: str) -> None:
+    assert "invisible" in refused(lambda: text.visible("mediaUrls[1]", value))
+    text.visible("mediaUrls[1]", f"{value}a{value}")
+
+
+@pytest.mark.parametrize("character", [*"\u202a\u202b\u202c\u202d\u202e\u2066\u2069\u2028\u2029"])
+def test_in_one_line_nothing_turns_what_stands_beside_it(character: str) -> None:
+    value = f"a{character}b"
+
+    assert "bidirectional" in refused(lambda: text.one_line("mediaUrls[1]", value, maximum=10))
+    assert text.clean("bio", value, maximum=10) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "\u200fabc",
+        "\U0001f468\u200d\U0001f4bb",
+    ],
+)
+def test_names_of_all_scripts_pass(value: str) -> None:
+    assert text.one_line("displayName", value, maximum=10) == value

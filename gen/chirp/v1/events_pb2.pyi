@@ -73,6 +73,7 @@ class Event(_message.Message):
     USER_UNBLOCKED_FIELD_NUMBER: _builtins.int
     USER_MUTED_FIELD_NUMBER: _builtins.int
     USER_UNMUTED_FIELD_NUMBER: _builtins.int
+    USER_ERASED_FIELD_NUMBER: _builtins.int
     NOTIFICATIONS_CHANGED_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
@@ -143,6 +144,10 @@ class Event(_message.Message):
         """An account unmuted another."""
 
     @_builtins.property
+    def user_erased(self) -> Global___UserErased:
+        """An account was deleted."""
+
+    @_builtins.property
     def notifications_changed(self) -> Global___NotificationsChanged:
         """Somebody has new notifications."""
 
@@ -162,16 +167,17 @@ class Event(_message.Message):
         user_unblocked: Global___UserUnblocked | None = ...,
         user_muted: Global___UserMuted | None = ...,
         user_unmuted: Global___UserUnmuted | None = ...,
+        user_erased: Global___UserErased | None = ...,
         notifications_changed: Global___NotificationsChanged | None = ...,
         sequence: _builtins.int = ...,
         settled: _builtins.int = ...,
         sent_again_to: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_erased", b"user_erased", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "sent_again_to", b"sent_again_to", "sequence", b"sequence", "settled", b"settled", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "sent_again_to", b"sent_again_to", "sequence", b"sequence", "settled", b"settled", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_erased", b"user_erased", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["tweet_created", "tweet_deleted", "user_followed", "user_unfollowed", "user_created", "user_updated", "tweet_liked", "tweet_unliked", "user_blocked", "user_unblocked", "user_muted", "user_unmuted", "notifications_changed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["tweet_created", "tweet_deleted", "user_followed", "user_unfollowed", "user_created", "user_updated", "tweet_liked", "tweet_unliked", "user_blocked", "user_unblocked", "user_muted", "user_unmuted", "user_erased", "notifications_changed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -257,6 +263,7 @@ class TweetCreated(_message.Message):
     LOCATION_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     HASHTAG_SPELLINGS_FIELD_NUMBER: _builtins.int
+    TAGGED_FIELD_NUMBER: _builtins.int
     QUOTED_AUTHOR_ID_FIELD_NUMBER: _builtins.int
     REFUSED_MENTIONS_FIELD_NUMBER: _builtins.int
     delivery: Global___Delivery.ValueType
@@ -269,6 +276,8 @@ class TweetCreated(_message.Message):
     """The tweet quoted; 0 where it quotes none."""
     location: _builtins.str
     """The place stamped on it; empty where there was none."""
+    tagged: _builtins.bool
+    """Whether the tweet has hashtags, to be looked up by its id."""
     quoted_author_id: _builtins.int
     """The quoted tweet's author; 0 where it quotes none."""
     @_builtins.property
@@ -277,7 +286,9 @@ class TweetCreated(_message.Message):
 
     @_builtins.property
     def hashtags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Folded hashtags."""
+        """Folded hashtags, in events of earlier releases. They are words of the tweet, so events bear them
+        no longer: see `tagged`.
+        """
 
     @_builtins.property
     def mentions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -289,7 +300,9 @@ class TweetCreated(_message.Message):
 
     @_builtins.property
     def hashtag_spellings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The hashtags as they are spelled in the tweet, without #: as many, in the same order."""
+        """The hashtags as they are spelled in the tweet, without #: as many, in the same order; likewise
+        of earlier releases.
+        """
 
     @_builtins.property
     def refused_mentions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -308,12 +321,13 @@ class TweetCreated(_message.Message):
         location: _builtins.str = ...,
         changed: _abc.Iterable[Global___TweetVersion] | None = ...,
         hashtag_spellings: _abc.Iterable[_builtins.str] | None = ...,
+        tagged: _builtins.bool = ...,
         quoted_author_id: _builtins.int = ...,
         refused_mentions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "delivery", b"delivery", "entry", b"entry", "first_pulled", b"first_pulled", "hashtag_spellings", b"hashtag_spellings", "hashtags", b"hashtags", "location", b"location", "mentions", b"mentions", "quote_of", b"quote_of", "quoted_author_id", b"quoted_author_id", "refused_mentions", b"refused_mentions", "reply_to", b"reply_to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "delivery", b"delivery", "entry", b"entry", "first_pulled", b"first_pulled", "hashtag_spellings", b"hashtag_spellings", "hashtags", b"hashtags", "location", b"location", "mentions", b"mentions", "quote_of", b"quote_of", "quoted_author_id", b"quoted_author_id", "refused_mentions", b"refused_mentions", "reply_to", b"reply_to", "tagged", b"tagged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -626,6 +640,30 @@ class UserUnmuted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UserUnmuted: _TypeAlias = UserUnmuted  # noqa: Y015
+
+@_typing.final
+class UserErased(_message.Message):
+    """An account was deleted; sent when it is hidden, and again when all that was its own is gone. Keyed
+    by the account.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """The account."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserErased: _TypeAlias = UserErased  # noqa: Y015
 
 @_typing.final
 class NotificationsChanged(_message.Message):

@@ -168,7 +168,7 @@ class CreateTweetRequest(_message.Message):
     LOCATION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     content: _builtins.str
-    """Required. 1 to 280 code points after NFC; not only white space; no NUL."""
+    """Required. 1 to 280 code points after NFC; something to see; no NUL."""
     reply_to: _builtins.int
     """Optional. The tweet to answer."""
     quote_of: _builtins.int

@@ -27,7 +27,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63hirp/v1/user.proto\x12\x08\x63hirp.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x03\n\x04User\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0b\n\x03\x62io\x18\x04 \x01(\t\x12\x10\n\x08location\x18\x05 \x01(\t\x12\x12\n\navatar_url\x18\x06 \x01(\t\x12\x16\n\x0e\x66ollower_count\x18\x07 \x01(\x03\x12\x17\n\x0f\x66ollowing_count\x18\x08 \x01(\x03\x12\x13\n\x0btweet_count\x18\t \x01(\x03\x12\x14\n\x0cis_celebrity\x18\n \x01(\x08\x12\x1c\n\x04tier\x18\x0b \x01(\x0e\x32\x0e.chirp.v1.Tier\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\tfollowing\x18\r \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x0b\x66ollowed_by\x18\x0e \x01(\x08H\x01\x88\x01\x01\x12\x14\n\x07\x62locked\x18\x0f \x01(\x08H\x02\x88\x01\x01\x12\x12\n\x05muted\x18\x10 \x01(\x08H\x03\x88\x01\x01\x42\x0c\n\n_followingB\x0e\n\x0c_followed_byB\n\n\x08_blockedB\x08\n\x06_muted\"A\n\x0bUserSummary\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"l\n\x11\x43reateUserRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0b\n\x03\x62io\x18\x04 \x01(\t\x12\x10\n\x08location\x18\x05 \x01(\t\"\\\n\x12\x43reateUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.chirp.v1.User\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\":\n\x14\x43reateSessionRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"_\n\x15\x43reateSessionResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.chirp.v1.User\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\"\x0e\n\x0cGetMeRequest\"\xa3\x01\n\x0fUpdateMeRequest\x12\x19\n\x0c\x64isplay_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03\x62io\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08location\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x17\n\navatar_url\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\x0f\n\r_display_nameB\x06\n\x04_bioB\x0b\n\t_locationB\r\n\x0b_avatar_url\"\x1d\n\x1b\x44\x65leteCurrentSessionRequest\"\x1e\n\x1c\x44\x65leteCurrentSessionResponse\"\x17\n\x15\x44\x65leteSessionsRequest\"\x18\n\x16\x44\x65leteSessionsResponse\"\x1c\n\x0eGetUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\",\n\x18GetUserByUsernameRequest\x12\x10\n\x08username\x18\x01 \x01(\t\"\x10\n\x0eGetJwksRequest\"+\n\x1c\x42\x61tchGetUserSummariesRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x03\"E\n\x1d\x42\x61tchGetUserSummariesResponse\x12$\n\x05users\x18\x01 \x03(\x0b\x32\x15.chirp.v1.UserSummary\"6\n\x14\x42\x61tchGetUsersRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x03\x12\x11\n\tviewer_id\x18\x02 \x01(\x03\"6\n\x15\x42\x61tchGetUsersResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.chirp.v1.User\",\n\x17ResolveUsernamesRequest\x12\x11\n\tusernames\x18\x01 \x03(\t\"@\n\x18ResolveUsernamesResponse\x12$\n\x05users\x18\x01 \x03(\x0b\x32\x15.chirp.v1.UserSummary*V\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTIER_NORMAL\x10\x01\x12\x13\n\x0fTIER_INFLUENCER\x10\x02\x12\x12\n\x0eTIER_CELEBRITY\x10\x03\x32\xf6\x06\n\x0bUserService\x12^\n\nCreateUser\x12\x1b.chirp.v1.CreateUserRequest\x1a\x1c.chirp.v1.CreateUserResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/api/users:\x01*\x12j\n\rCreateSession\x12\x1e.chirp.v1.CreateSessionRequest\x1a\x1f.chirp.v1.CreateSessionResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/api/sessions:\x01*\x12@\n\x05GetMe\x12\x16.chirp.v1.GetMeRequest\x1a\x0e.chirp.v1.User\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/api/me\x12I\n\x08UpdateMe\x12\x19.chirp.v1.UpdateMeRequest\x1a\x0e.chirp.v1.User\"\x12\x82\xd3\xe4\x93\x02\x0c\x32\x07/api/me:\x01*\x12\x84\x01\n\x14\x44\x65leteCurrentSession\x12%.chirp.v1.DeleteCurrentSessionRequest\x1a&.chirp.v1.DeleteCurrentSessionResponse\"\x1d\x82\xd3\xe4\x93\x02\x17*\x15/api/sessions/current\x12j\n\x0e\x44\x65leteSessions\x12\x1f.chirp.v1.DeleteSessionsRequest\x1a .chirp.v1.DeleteSessionsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f*\r/api/sessions\x12L\n\x07GetUser\x12\x18.chirp.v1.GetUserRequest\x1a\x0e.chirp.v1.User\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/users/{id}\x12r\n\x11GetUserByUsername\x12\".chirp.v1.GetUserByUsernameRequest\x1a\x0e.chirp.v1.User\")\x82\xd3\xe4\x93\x02#\x12!/api/users/by-username/{username}\x12Y\n\x07GetJwks\x12\x18.chirp.v1.GetJwksRequest\x1a\x14.google.api.HttpBody\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json2\xad\x02\n\x14UserDirectoryService\x12h\n\x15\x42\x61tchGetUserSummaries\x12&.chirp.v1.BatchGetUserSummariesRequest\x1a\'.chirp.v1.BatchGetUserSummariesResponse\x12P\n\rBatchGetUsers\x12\x1e.chirp.v1.BatchGetUsersRequest\x1a\x1f.chirp.v1.BatchGetUsersResponse\x12Y\n\x10ResolveUsernames\x12!.chirp.v1.ResolveUsernamesRequest\x1a\".chirp.v1.ResolveUsernamesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x63hirp/v1/user.proto\x12\x08\x63hirp.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x03\n\x04User\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0b\n\x03\x62io\x18\x04 \x01(\t\x12\x10\n\x08location\x18\x05 \x01(\t\x12\x12\n\navatar_url\x18\x06 \x01(\t\x12\x16\n\x0e\x66ollower_count\x18\x07 \x01(\x03\x12\x17\n\x0f\x66ollowing_count\x18\x08 \x01(\x03\x12\x13\n\x0btweet_count\x18\t \x01(\x03\x12\x14\n\x0cis_celebrity\x18\n \x01(\x08\x12\x1c\n\x04tier\x18\x0b \x01(\x0e\x32\x0e.chirp.v1.Tier\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\tfollowing\x18\r \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x0b\x66ollowed_by\x18\x0e \x01(\x08H\x01\x88\x01\x01\x12\x14\n\x07\x62locked\x18\x0f \x01(\x08H\x02\x88\x01\x01\x12\x12\n\x05muted\x18\x10 \x01(\x08H\x03\x88\x01\x01\x42\x0c\n\n_followingB\x0e\n\x0c_followed_byB\n\n\x08_blockedB\x08\n\x06_muted\"A\n\x0bUserSummary\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\"l\n\x11\x43reateUserRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0b\n\x03\x62io\x18\x04 \x01(\t\x12\x10\n\x08location\x18\x05 \x01(\t\"\\\n\x12\x43reateUserResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.chirp.v1.User\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\":\n\x14\x43reateSessionRequest\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"_\n\x15\x43reateSessionResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.chirp.v1.User\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x05\"\x0e\n\x0cGetMeRequest\"\xa3\x01\n\x0fUpdateMeRequest\x12\x19\n\x0c\x64isplay_name\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03\x62io\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x15\n\x08location\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x17\n\navatar_url\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\x0f\n\r_display_nameB\x06\n\x04_bioB\x0b\n\t_locationB\r\n\x0b_avatar_url\"#\n\x0f\x44\x65leteMeRequest\x12\x10\n\x08password\x18\x01 \x01(\t\"\x12\n\x10\x44\x65leteMeResponse\"\x1d\n\x1b\x44\x65leteCurrentSessionRequest\"\x1e\n\x1c\x44\x65leteCurrentSessionResponse\"\x17\n\x15\x44\x65leteSessionsRequest\"\x18\n\x16\x44\x65leteSessionsResponse\"\x1c\n\x0eGetUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\",\n\x18GetUserByUsernameRequest\x12\x10\n\x08username\x18\x01 \x01(\t\"\x10\n\x0eGetJwksRequest\"+\n\x1c\x42\x61tchGetUserSummariesRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x03\"E\n\x1d\x42\x61tchGetUserSummariesResponse\x12$\n\x05users\x18\x01 \x03(\x0b\x32\x15.chirp.v1.UserSummary\"6\n\x14\x42\x61tchGetUsersRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x03\x12\x11\n\tviewer_id\x18\x02 \x01(\x03\"6\n\x15\x42\x61tchGetUsersResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.chirp.v1.User\",\n\x17ResolveUsernamesRequest\x12\x11\n\tusernames\x18\x01 \x03(\t\"@\n\x18ResolveUsernamesResponse\x12$\n\x05users\x18\x01 \x03(\x0b\x32\x15.chirp.v1.UserSummary*V\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0f\n\x0bTIER_NORMAL\x10\x01\x12\x13\n\x0fTIER_INFLUENCER\x10\x02\x12\x12\n\x0eTIER_CELEBRITY\x10\x03\x32\xcd\x07\n\x0bUserService\x12^\n\nCreateUser\x12\x1b.chirp.v1.CreateUserRequest\x1a\x1c.chirp.v1.CreateUserResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/api/users:\x01*\x12j\n\rCreateSession\x12\x1e.chirp.v1.CreateSessionRequest\x1a\x1f.chirp.v1.CreateSessionResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/api/sessions:\x01*\x12@\n\x05GetMe\x12\x16.chirp.v1.GetMeRequest\x1a\x0e.chirp.v1.User\"\x0f\x82\xd3\xe4\x93\x02\t\x12\x07/api/me\x12I\n\x08UpdateMe\x12\x19.chirp.v1.UpdateMeRequest\x1a\x0e.chirp.v1.User\"\x12\x82\xd3\xe4\x93\x02\x0c\x32\x07/api/me:\x01*\x12U\n\x08\x44\x65leteMe\x12\x19.chirp.v1.DeleteMeRequest\x1a\x1a.chirp.v1.DeleteMeResponse\"\x12\x82\xd3\xe4\x93\x02\x0c*\x07/api/me:\x01*\x12\x84\x01\n\x14\x44\x65leteCurrentSession\x12%.chirp.v1.DeleteCurrentSessionRequest\x1a&.chirp.v1.DeleteCurrentSessionResponse\"\x1d\x82\xd3\xe4\x93\x02\x17*\x15/api/sessions/current\x12j\n\x0e\x44\x65leteSessions\x12\x1f.chirp.v1.DeleteSessionsRequest\x1a .chirp.v1.DeleteSessionsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f*\r/api/sessions\x12L\n\x07GetUser\x12\x18.chirp.v1.GetUserRequest\x1a\x0e.chirp.v1.User\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/users/{id}\x12r\n\x11GetUserByUsername\x12\".chirp.v1.GetUserByUsernameRequest\x1a\x0e.chirp.v1.User\")\x82\xd3\xe4\x93\x02#\x12!/api/users/by-username/{username}\x12Y\n\x07GetJwks\x12\x18.chirp.v1.GetJwksRequest\x1a\x14.google.api.HttpBody\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json2\xad\x02\n\x14UserDirectoryService\x12h\n\x15\x42\x61tchGetUserSummaries\x12&.chirp.v1.BatchGetUserSummariesRequest\x1a\'.chirp.v1.BatchGetUserSummariesResponse\x12P\n\rBatchGetUsers\x12\x1e.chirp.v1.BatchGetUsersRequest\x1a\x1f.chirp.v1.BatchGetUsersResponse\x12Y\n\x10ResolveUsernames\x12!.chirp.v1.ResolveUsernamesRequest\x1a\".chirp.v1.ResolveUsernamesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['GetMe']._serialized_options = b'\202\323\344\223\002\t\022\007/api/me'
   _globals['_USERSERVICE'].methods_by_name['UpdateMe']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['UpdateMe']._serialized_options = b'\202\323\344\223\002\0142\007/api/me:\001*'
+  _globals['_USERSERVICE'].methods_by_name['DeleteMe']._loaded_options = None
+  _globals['_USERSERVICE'].methods_by_name['DeleteMe']._serialized_options = b'\202\323\344\223\002\014*\007/api/me:\001*'
   _globals['_USERSERVICE'].methods_by_name['DeleteCurrentSession']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['DeleteCurrentSession']._serialized_options = b'\202\323\344\223\002\027*\025/api/sessions/current'
   _globals['_USERSERVICE'].methods_by_name['DeleteSessions']._loaded_options = None
@@ -52,8 +54,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USERSERVICE'].methods_by_name['GetUserByUsername']._serialized_options = b'\202\323\344\223\002#\022!/api/users/by-username/{username}'
   _globals['_USERSERVICE'].methods_by_name['GetJwks']._loaded_options = None
   _globals['_USERSERVICE'].methods_by_name['GetJwks']._serialized_options = b'\202\323\344\223\002\030\022\026/.well-known/jwks.json'
-  _globals['_TIER']._serialized_start=1707
-  _globals['_TIER']._serialized_end=1793
+  _globals['_TIER']._serialized_start=1764
+  _globals['_TIER']._serialized_end=1850
   _globals['_USER']._serialized_start=124
   _globals['_USER']._serialized_end=547
   _globals['_USERSUMMARY']._serialized_start=549
@@ -70,34 +72,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMEREQUEST']._serialized_end=991
   _globals['_UPDATEMEREQUEST']._serialized_start=994
   _globals['_UPDATEMEREQUEST']._serialized_end=1157
-  _globals['_DELETECURRENTSESSIONREQUEST']._serialized_start=1159
-  _globals['_DELETECURRENTSESSIONREQUEST']._serialized_end=1188
-  _globals['_DELETECURRENTSESSIONRESPONSE']._serialized_start=1190
-  _globals['_DELETECURRENTSESSIONRESPONSE']._serialized_end=1220
-  _globals['_DELETESESSIONSREQUEST']._serialized_start=1222
-  _globals['_DELETESESSIONSREQUEST']._serialized_end=1245
-  _globals['_DELETESESSIONSRESPONSE']._serialized_start=1247
-  _globals['_DELETESESSIONSRESPONSE']._serialized_end=1271
-  _globals['_GETUSERREQUEST']._serialized_start=1273
-  _globals['_GETUSERREQUEST']._serialized_end=1301
-  _globals['_GETUSERBYUSERNAMEREQUEST']._serialized_start=1303
-  _globals['_GETUSERBYUSERNAMEREQUEST']._serialized_end=1347
-  _globals['_GETJWKSREQUEST']._serialized_start=1349
-  _globals['_GETJWKSREQUEST']._serialized_end=1365
-  _globals['_BATCHGETUSERSUMMARIESREQUEST']._serialized_start=1367
-  _globals['_BATCHGETUSERSUMMARIESREQUEST']._serialized_end=1410
-  _globals['_BATCHGETUSERSUMMARIESRESPONSE']._serialized_start=1412
-  _globals['_BATCHGETUSERSUMMARIESRESPONSE']._serialized_end=1481
-  _globals['_BATCHGETUSERSREQUEST']._serialized_start=1483
-  _globals['_BATCHGETUSERSREQUEST']._serialized_end=1537
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=1539
-  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=1593
-  _globals['_RESOLVEUSERNAMESREQUEST']._serialized_start=1595
-  _globals['_RESOLVEUSERNAMESREQUEST']._serialized_end=1639
-  _globals['_RESOLVEUSERNAMESRESPONSE']._serialized_start=1641
-  _globals['_RESOLVEUSERNAMESRESPONSE']._serialized_end=1705
-  _globals['_USERSERVICE']._serialized_start=1796
-  _globals['_USERSERVICE']._serialized_end=2682
-  _globals['_USERDIRECTORYSERVICE']._serialized_start=2685
-  _globals['_USERDIRECTORYSERVICE']._serialized_end=2986
+  _globals['_DELETEMEREQUEST']._serialized_start=1159
+  _globals['_DELETEMEREQUEST']._serialized_end=1194
+  _globals['_DELETEMERESPONSE']._serialized_start=1196
+  _globals['_DELETEMERESPONSE']._serialized_end=1214
+  _globals['_DELETECURRENTSESSIONREQUEST']._serialized_start=1216
+  _globals['_DELETECURRENTSESSIONREQUEST']._serialized_end=1245
+  _globals['_DELETECURRENTSESSIONRESPONSE']._serialized_start=1247
+  _globals['_DELETECURRENTSESSIONRESPONSE']._serialized_end=1277
+  _globals['_DELETESESSIONSREQUEST']._serialized_start=1279
+  _globals['_DELETESESSIONSREQUEST']._serialized_end=1302
+  _globals['_DELETESESSIONSRESPONSE']._serialized_start=1304
+  _globals['_DELETESESSIONSRESPONSE']._serialized_end=1328
+  _globals['_GETUSERREQUEST']._serialized_start=1330
+  _globals['_GETUSERREQUEST']._serialized_end=1358
+  _globals['_GETUSERBYUSERNAMEREQUEST']._serialized_start=1360
+  _globals['_GETUSERBYUSERNAMEREQUEST']._serialized_end=1404
+  _globals['_GETJWKSREQUEST']._serialized_start=1406
+  _globals['_GETJWKSREQUEST']._serialized_end=1422
+  _globals['_BATCHGETUSERSUMMARIESREQUEST']._serialized_start=1424
+  _globals['_BATCHGETUSERSUMMARIESREQUEST']._serialized_end=1467
+  _globals['_BATCHGETUSERSUMMARIESRESPONSE']._serialized_start=1469
+  _globals['_BATCHGETUSERSUMMARIESRESPONSE']._serialized_end=1538
+  _globals['_BATCHGETUSERSREQUEST']._serialized_start=1540
+  _globals['_BATCHGETUSERSREQUEST']._serialized_end=1594
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_start=1596
+  _globals['_BATCHGETUSERSRESPONSE']._serialized_end=1650
+  _globals['_RESOLVEUSERNAMESREQUEST']._serialized_start=1652
+  _globals['_RESOLVEUSERNAMESREQUEST']._serialized_end=1696
+  _globals['_RESOLVEUSERNAMESRESPONSE']._serialized_start=1698
+  _globals['_RESOLVEUSERNAMESRESPONSE']._serialized_end=1762
+  _globals['_USERSERVICE']._serialized_start=1853
+  _globals['_USERSERVICE']._serialized_end=2826
+  _globals['_USERDIRECTORYSERVICE']._serialized_start=2829
+  _globals['_USERDIRECTORYSERVICE']._serialized_end=3130
 # @@protoc_insertion_point(module_scope)

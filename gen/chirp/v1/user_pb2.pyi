@@ -195,7 +195,9 @@ class CreateUserRequest(_message.Message):
     password: _builtins.str
     """Required. 8 to 128 code points; kept as an argon2id hash only."""
     display_name: _builtins.str
-    """Optional. At most 100 code points; the username where absent."""
+    """Optional. At most 100 code points in one line, without bidirectional controls, with something to
+    see; the username where absent.
+    """
     bio: _builtins.str
     """Optional. At most 500 code points."""
     location: _builtins.str
@@ -335,7 +337,7 @@ class UpdateMeRequest(_message.Message):
     LOCATION_FIELD_NUMBER: _builtins.int
     AVATAR_URL_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
-    """Optional. At most 100 code points; empty means the username."""
+    """Optional. As in CreateUserRequest; empty means the username."""
     bio: _builtins.str
     """Optional. At most 500 code points."""
     location: _builtins.str
@@ -372,6 +374,45 @@ class UpdateMeRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__location) -> _WhichOneofReturnType__location | None: ...
 
 Global___UpdateMeRequest: _TypeAlias = UpdateMeRequest  # noqa: Y015
+
+@_typing.final
+class DeleteMeRequest(_message.Message):
+    """The request of UserService.DeleteMe."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSWORD_FIELD_NUMBER: _builtins.int
+    password: _builtins.str
+    """Required. The account's password, once more: a token alone deletes nobody."""
+    def __init__(
+        self,
+        *,
+        password: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["password", b"password"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteMeRequest: _TypeAlias = DeleteMeRequest  # noqa: Y015
+
+@_typing.final
+class DeleteMeResponse(_message.Message):
+    """The answer of UserService.DeleteMe."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteMeResponse: _TypeAlias = DeleteMeResponse  # noqa: Y015
 
 @_typing.final
 class DeleteCurrentSessionRequest(_message.Message):

@@ -56,6 +56,11 @@ class UserServiceStub:
                 request_serializer=chirp_dot_v1_dot_user__pb2.UpdateMeRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_user__pb2.User.FromString,
                 _registered_method=True)
+        self.DeleteMe = channel.unary_unary(
+                '/chirp.v1.UserService/DeleteMe',
+                request_serializer=chirp_dot_v1_dot_user__pb2.DeleteMeRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_user__pb2.DeleteMeResponse.FromString,
+                _registered_method=True)
         self.DeleteCurrentSession = channel.unary_unary(
                 '/chirp.v1.UserService/DeleteCurrentSession',
                 request_serializer=chirp_dot_v1_dot_user__pb2.DeleteCurrentSessionRequest.SerializeToString,
@@ -89,7 +94,7 @@ class UserServiceServicer:
 
     def CreateUser(self, request, context):
         """Creates an account and signs it in. Open. Fails with USERNAME_TAKEN where the name, compared
-        without regard to case, is in use.
+        without regard to case, is in use, or was until its account was deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +117,17 @@ class UserServiceServicer:
 
     def UpdateMe(self, request, context):
         """Changes the caller's profile: the fields that are present, and no others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteMe(self, request, context):
+        """Deletes the caller's account. Its profile, tweets, retweets and likes show nowhere from now on,
+        also in caches and open streams within 2 seconds; they, its follows, blocks, mutes and
+        notifications are gone within a minute, and the counts of others are right again. All its
+        sessions end. The username stays reserved. Fails with BAD_CREDENTIALS where the password is
+        wrong, and for an account that has none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +190,11 @@ def add_UserServiceServicer_to_server(servicer, server):
                     servicer.UpdateMe,
                     request_deserializer=chirp_dot_v1_dot_user__pb2.UpdateMeRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_user__pb2.User.SerializeToString,
+            ),
+            'DeleteMe': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteMe,
+                    request_deserializer=chirp_dot_v1_dot_user__pb2.DeleteMeRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_user__pb2.DeleteMeResponse.SerializeToString,
             ),
             'DeleteCurrentSession': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteCurrentSession,
@@ -310,6 +331,33 @@ class UserService:
             '/chirp.v1.UserService/UpdateMe',
             chirp_dot_v1_dot_user__pb2.UpdateMeRequest.SerializeToString,
             chirp_dot_v1_dot_user__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteMe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.UserService/DeleteMe',
+            chirp_dot_v1_dot_user__pb2.DeleteMeRequest.SerializeToString,
+            chirp_dot_v1_dot_user__pb2.DeleteMeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,7 +36,7 @@ class UserServiceStub:
     def __new__(cls, channel: _aio.Channel) -> UserServiceAsyncStub: ...
     CreateUser: _grpc.UnaryUnaryMultiCallable[_user_pb2.CreateUserRequest, _user_pb2.CreateUserResponse]
     """Creates an account and signs it in. Open. Fails with USERNAME_TAKEN where the name, compared
-    without regard to case, is in use.
+    without regard to case, is in use, or was until its account was deleted.
     """
     CreateSession: _grpc.UnaryUnaryMultiCallable[_user_pb2.CreateSessionRequest, _user_pb2.CreateSessionResponse]
     """Signs in with username and password. Open. The answer to an unknown name and to a wrong
@@ -46,6 +46,13 @@ class UserServiceStub:
     """Gets the caller's own account."""
     UpdateMe: _grpc.UnaryUnaryMultiCallable[_user_pb2.UpdateMeRequest, _user_pb2.User]
     """Changes the caller's profile: the fields that are present, and no others."""
+    DeleteMe: _grpc.UnaryUnaryMultiCallable[_user_pb2.DeleteMeRequest, _user_pb2.DeleteMeResponse]
+    """Deletes the caller's account. Its profile, tweets, retweets and likes show nowhere from now on,
+    also in caches and open streams within 2 seconds; they, its follows, blocks, mutes and
+    notifications are gone within a minute, and the counts of others are right again. All its
+    sessions end. The username stays reserved. Fails with BAD_CREDENTIALS where the password is
+    wrong, and for an account that has none.
+    """
     DeleteCurrentSession: _grpc.UnaryUnaryMultiCallable[_user_pb2.DeleteCurrentSessionRequest, _user_pb2.DeleteCurrentSessionResponse]
     """Ends the session of the token that the call carries. Idempotent."""
     DeleteSessions: _grpc.UnaryUnaryMultiCallable[_user_pb2.DeleteSessionsRequest, _user_pb2.DeleteSessionsResponse]
@@ -64,7 +71,7 @@ class UserServiceAsyncStub(UserServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateUser: _aio.UnaryUnaryMultiCallable[_user_pb2.CreateUserRequest, _user_pb2.CreateUserResponse]  # type: ignore[assignment]
     """Creates an account and signs it in. Open. Fails with USERNAME_TAKEN where the name, compared
-    without regard to case, is in use.
+    without regard to case, is in use, or was until its account was deleted.
     """
     CreateSession: _aio.UnaryUnaryMultiCallable[_user_pb2.CreateSessionRequest, _user_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Signs in with username and password. Open. The answer to an unknown name and to a wrong
@@ -74,6 +81,13 @@ class UserServiceAsyncStub(UserServiceStub):
     """Gets the caller's own account."""
     UpdateMe: _aio.UnaryUnaryMultiCallable[_user_pb2.UpdateMeRequest, _user_pb2.User]  # type: ignore[assignment]
     """Changes the caller's profile: the fields that are present, and no others."""
+    DeleteMe: _aio.UnaryUnaryMultiCallable[_user_pb2.DeleteMeRequest, _user_pb2.DeleteMeResponse]  # type: ignore[assignment]
+    """Deletes the caller's account. Its profile, tweets, retweets and likes show nowhere from now on,
+    also in caches and open streams within 2 seconds; they, its follows, blocks, mutes and
+    notifications are gone within a minute, and the counts of others are right again. All its
+    sessions end. The username stays reserved. Fails with BAD_CREDENTIALS where the password is
+    wrong, and for an account that has none.
+    """
     DeleteCurrentSession: _aio.UnaryUnaryMultiCallable[_user_pb2.DeleteCurrentSessionRequest, _user_pb2.DeleteCurrentSessionResponse]  # type: ignore[assignment]
     """Ends the session of the token that the call carries. Idempotent."""
     DeleteSessions: _aio.UnaryUnaryMultiCallable[_user_pb2.DeleteSessionsRequest, _user_pb2.DeleteSessionsResponse]  # type: ignore[assignment]
@@ -95,7 +109,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.CreateUserResponse, _abc.Awaitable[_user_pb2.CreateUserResponse]]:
         """Creates an account and signs it in. Open. Fails with USERNAME_TAKEN where the name, compared
-        without regard to case, is in use.
+        without regard to case, is in use, or was until its account was deleted.
         """
 
     @_abc_1.abstractmethod
@@ -123,6 +137,19 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
         """Changes the caller's profile: the fields that are present, and no others."""
+
+    @_abc_1.abstractmethod
+    def DeleteMe(
+        self,
+        request: _user_pb2.DeleteMeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_user_pb2.DeleteMeResponse, _abc.Awaitable[_user_pb2.DeleteMeResponse]]:
+        """Deletes the caller's account. Its profile, tweets, retweets and likes show nowhere from now on,
+        also in caches and open streams within 2 seconds; they, its follows, blocks, mutes and
+        notifications are gone within a minute, and the counts of others are right again. All its
+        sessions end. The username stays reserved. Fails with BAD_CREDENTIALS where the password is
+        wrong, and for an account that has none.
+        """
 
     @_abc_1.abstractmethod
     def DeleteCurrentSession(
