@@ -47,6 +47,7 @@ check: dev ## Checks style, types, protos and arrows: what CI runs before the te
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m ops.protos check
+	$(BIN)/python -m ops.openapi check
 	$(BIN)/python -m ops.protos lint
 	$(BIN)/python -m ops.protos breaking
 	@! grep -nE -e '--(extra-)?index-url|--find-links|--trusted-host|://' requirements.lock requirements-dev.lock \
@@ -88,5 +89,6 @@ lock: dev ## Writes the lock files from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml --extra dev -o requirements-dev.lock
 
 .PHONY: gen
-gen: dev ## Generates gen/ from protos/.
+gen: dev ## Generates gen/ and the OpenAPI document from protos/.
 	$(BIN)/python -m ops.protos generate
+	$(BIN)/python -m ops.openapi generate

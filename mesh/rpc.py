@@ -13,10 +13,16 @@ from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf import descriptor, message_factory
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from domain.errors import ChirpError, DeadlineExceeded, ServicesOnly, Unauthenticated
+from domain.errors import (
+    ChirpError,
+    DeadlineExceeded,
+    InvalidArgument,
+    ServicesOnly,
+    Unauthenticated,
+)
 from domain.ids import UserId
 from mesh import errors
 from mesh.access import CALLERS, KINDS, RULES, Access
@@ -124,15 +130,17 @@ def bind(
                 path,
                 cast(StreamMethod, bound),
                 Door(path, verifier, rates),
+                _parser(method.input_type),
                 streams,
                 Frames(method.output_type),
             )
         else:
             kind = grpc.unary_unary_rpc_method_handler
-            answer = _answering(path, cast(Method, bound), Door(path, verifier, rates))
+            door = Door(path, verifier, rates)
+            answer = _answering(path, cast(Method, bound), door, _parser(method.input_type))
         handlers[method.name] = kind(
             answer,
-            request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
+            request_deserializer=None,  # gRPC would answer INTERNAL to what is no message
             response_serializer=_serialise,
         )
     return BoundService(
@@ -199,12 +207,24 @@ def _method(servicers: tuple[object, ...], name: str) -> object:
     return method
 
 
-def _answering(path: str, method: Method, door: Door) -> Any:
-    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+def _parser(kind: descriptor.Descriptor) -> Callable[[bytes], Message]:
+    parse = message_factory.GetMessageClass(kind).FromString
+
+    def parsed(content: bytes) -> Message:
+        try:
+            return parse(content)
+        except DecodeError:
+            raise InvalidArgument.of("request", f"must be a {kind.full_name}") from None
+
+    return parsed
+
+
+def _answering(path: str, method: Method, door: Door, parse: Callable[[bytes], Message]) -> Any:
+    async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())
             claims = await door.enter(metadata)
-            return await method(request, Call(claims, None, metadata))
+            return await method(parse(request), Call(claims, None, metadata))
         except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
             known = errors.translate(error, path)
         return await _abort(context, known)
@@ -213,17 +233,21 @@ def _answering(path: str, method: Method, door: Door) -> Any:
 
 
 def _streaming(
-    path: str, method: StreamMethod, door: Door, streams: Streams, frames: Frames
+    path: str,
+    method: StreamMethod,
+    door: Door,
+    parse: Callable[[bytes], Message],
+    streams: Streams,
+    frames: Frames,
 ) -> Any:
-
-    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         stream = OpenStream(context, frames)
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())
             claims = await door.enter(metadata)
             # At once: a session that ends from here on ends the stream, too.
             streams.admit(stream, claims)
-            await stream.run(method(request, Call(claims, stream, metadata)))
+            await stream.run(method(parse(request), Call(claims, stream, metadata)))
             return
         except Gone:
             return

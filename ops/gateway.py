@@ -18,6 +18,7 @@ from mesh.settings import Settings
 from ops import embedded, gateway_replies
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "gateway" / "envoy.yaml"
+DOCUMENT, PAGE = TEMPLATE.with_name("openapi.json"), TEMPLATE.with_name("docs.html")
 
 GRPC_PORT = 50051  # in containers, where each process has an address of its own
 SEND_BYTES = 131_072  # enough for 1 MB/s to somebody 100 ms away
@@ -96,7 +97,7 @@ class Gateway:
 
 
 def render(gateway: Gateway) -> str:
-    """Returns Envoy's configuration as YAML. Pure but for reading the template."""
+    """Returns Envoy's configuration as YAML. Pure but for reading what stands in gateway/."""
     placeholders: dict[str, Any] = {
         "listen_host": gateway.listen.host,
         "listen_port": gateway.listen.port,
@@ -128,6 +129,8 @@ def render(gateway: Gateway) -> str:
         "call_timeout": f"{gateway.call_timeout_s:g}s",
         "local_replies": gateway_replies.local_replies(gateway.rate_address, gateway.rate_sign_in),
         "bare_errors": gateway_replies.bare_errors(),
+        "openapi": json.dumps(json.loads(DOCUMENT.read_text()), separators=(",", ":")),
+        "docs": PAGE.read_text(),
         "tweet_server": _endpoints(gateway.tweet_server),
         "graph_server": _endpoints(gateway.graph_server),
         "timeline_server": _endpoints(gateway.timeline_server),

@@ -205,6 +205,21 @@ async def test_the_key_set_keeps_its_content_type(stack: Stack) -> None:
     assert answer.json() == json.loads((stack.settings.keys / keys.JWKS_FILE).read_bytes())
 
 
+async def test_the_document_of_the_api_is_served(stack: Stack) -> None:
+    answer = await stack.rest.get("/api/openapi.json")
+
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == json.loads(gateway.DOCUMENT.read_text())
+
+
+async def test_the_page_of_the_api_runs_no_script_and_fetches_nothing(stack: Stack) -> None:
+    answer = await stack.rest.get("/api/docs")
+
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.text == gateway.PAGE.read_text()
+
+
 async def test_grpc_calls_use_the_same_port(stack: Stack) -> None:
     stack.seen.clear()
     metadata = (("authorization", stack.bearer["authorization"]),)

@@ -1,0 +1,73 @@
+"""Whatever bytes come, servers answer clearly, stay up, and keep no memory of it."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mesh import tokens
+from ops import embedded
+from ops.processes import KINDS
+from tests.e2e import hostile_bytes, people
+from tests.e2e.chirp_up import ChirpUp, chirp_up, data_folder
+from tests.e2e.hostile_bytes import Target
+
+# `make soak` asks for more.
+CASES = int(os.environ.get("CHIRP_TEST_HOSTILE", "1")) * 12
+GROWN_MAX_MB = 24
+WITHIN_S = 10.0
+# They end the caller's session, or the caller.
+LAST = ("DeleteSessions", "DeleteCurrentSession", "DeleteMe")
+SERVERS = [kind.name for kind in KINDS if kind.name.endswith("_server")]
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[ChirpUp]:
+    with data_folder() as data, chirp_up(data, embedded.free_port()) as running:
+        running.wait_until_ready()
+        yield running
+
+
+async def targets_of(up: ChirpUp) -> list[Target]:
+    ports = up.stack().ports
+    addresses = [f"127.0.0.1:{ports[name][0]}" for name in SERVERS]
+    found = [each for address in addresses for each in await hostile_bytes.methods_of(address)]
+    assert {"CreateTweet", "GetHomeTimeline", "ListFollowerIds"} <= {t.method.name for t in found}
+    return found
+
+
+def memory_mb(up: ChirpUp) -> dict[str, float]:
+    used: dict[str, float] = {}
+    for name in SERVERS:
+        process_id = up.child(f"servers.{name}")
+        pages = int(Path(f"/proc/{process_id}/statm").read_text().split()[1])
+        used[f"{name} {process_id}"] = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return used
+
+
+@pytest.mark.timeout(600 if CASES > 12 else 120)
+async def test_no_bytes_break_a_server(up: ChirpUp) -> None:
+    targets = await targets_of(up)
+    harmless = [each for each in targets if each.method.name not in LAST]
+    with httpx.Client(base_url=up.url, timeout=WITHIN_S) as client:
+        token = people.sign_up(client, "hostile").token
+    service = (up.data / "keys" / tokens.SERVICE_TOKEN_FILE).read_text()
+    # Caches fill at first.
+    await hostile_bytes.attack(harmless, (token, service), cases=CASES, seed=1)
+    before = memory_mb(up)
+
+    tally = await hostile_bytes.attack(harmless, (None, token, service), cases=CASES, seed=2)
+    last = await hostile_bytes.attack(targets, (token,), cases=2, seed=3)
+
+    assert tally.wrong + last.wrong == []
+    assert {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED", "CANCELLED"} <= set(tally.codes)
+    after = memory_mb(up)
+    assert after.keys() == before.keys(), "a server was started anew"
+    grown = {name: after[name] - before[name] for name in before}
+    assert max(grown.values()) < GROWN_MAX_MB, grown
+    deadline = time.monotonic() + WITHIN_S
+    while up.health() != 200:
+        assert time.monotonic() < deadline
