@@ -9,10 +9,10 @@ comments and rules that the servers go by.
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from google.api import annotations_pb2, http_pb2
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import (
     Descriptor,
     EnumDescriptor,
@@ -213,7 +213,7 @@ class Document:
 
     def _field(self, field: FieldDescriptor) -> Schema:
         schema = self._value(field)
-        limits = LIMITS.get(f"{field.containing_type.name}.{field.name}", {})
+        limits = LIMITS.get(f"{cast(Descriptor, field.containing_type).name}.{field.name}", {})
         if field.name == "limit":
             limits = {"minimum": 1}
         if field.is_repeated:
@@ -232,13 +232,14 @@ class Document:
             case FieldDescriptor.CPPTYPE_BOOL:
                 return {"type": "boolean"}
             case FieldDescriptor.CPPTYPE_ENUM:
-                return {"type": "string", "enum": _names(field.enum_type)}
+                return {"type": "string", "enum": _names(cast(EnumDescriptor, field.enum_type))}
             case FieldDescriptor.CPPTYPE_STRING:
                 return {"type": "string"}
             case _:
-                if field.message_type.full_name == "google.protobuf.Timestamp":
+                message = cast(Descriptor, field.message_type)
+                if message.full_name == "google.protobuf.Timestamp":
                     return {"type": "string", "format": "date-time"}
-                return self._reference(field.message_type)
+                return self._reference(message)
 
 
 _TOKEN_IN_URL: Schema = {
@@ -256,12 +257,7 @@ def _as_in_json(name: re.Match[str]) -> str:
 
 
 def _routes(method: MethodDescriptor) -> Iterator[Route]:
-    # The options are of the pool's own class of message; by their bytes they are ours.
-    options = type(method.GetOptions()).SerializeToString(method.GetOptions())
-    ours = message_factory.GetMessageClass(
-        annotations_pb2.http.containing_type  # google.protobuf.MethodOptions
-    ).FromString(options)
-    rule: http_pb2.HttpRule = ours.Extensions[annotations_pb2.http]
+    rule: http_pb2.HttpRule = cast(Any, method.GetOptions()).Extensions[annotations_pb2.http]
     for each in (rule, *rule.additional_bindings):
         verb = each.WhichOneof("pattern")
         assert verb is not None, f"{method.full_name} has no route"

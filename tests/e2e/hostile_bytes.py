@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -20,7 +20,6 @@ LOOK_AT_STREAM_S = 0.05
 NUMBERS = (0, 1, -1, 20, 100, 101, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63))
 WORDS = ("", "a", "\0", "é", "ada_1", "world", "us-ny", "x" * 300, "🐦" * 281, "%s'\";--", "../../")
 HUGE = 5 * 2**20  # more than a server takes
-METHOD_OF_ANYBODY = ("grpc.", "Reflection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Tally:
 async def methods_of(address: str) -> list[Target]:
     """Returns all methods of a server, as it lists them by reflection."""
     async with grpc.aio.insecure_channel(address) as channel:
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast(Any, channel))
 
         async def asking() -> AsyncGenerator[Any]:
             yield reflection_pb2.ServerReflectionRequest(list_services="")
@@ -69,14 +68,20 @@ async def methods_of(address: str) -> list[Target]:
 
 
 async def attack(
-    targets: Sequence[Target], tokens: Iterable[str | None], *, cases: int, seed: int
+    targets: Sequence[Target],
+    tokens_for: Callable[[Target], Iterable[str | None]],
+    *,
+    cases: int,
+    seed: int,
 ) -> Tally:
-    """Calls each method `cases` times for each token, AT_ONCE at a time."""
+    """Calls each method `cases` times with each of its tokens, AT_ONCE at a time."""
     draw = random.Random(seed)
     tally = Tally()
     addresses = {target.address for target in targets}
     channels = {address: grpc.aio.insecure_channel(address) for address in addresses}
-    calls = [(target, token) for target in targets for token in tokens for _ in range(cases)]
+    calls = [
+        (target, token) for target in targets for token in tokens_for(target) for _ in range(cases)
+    ]
     draw.shuffle(calls)
     waiting = iter(calls)
 

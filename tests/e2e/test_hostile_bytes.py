@@ -8,8 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mesh import tokens
-from ops import embedded
+from mesh.access import CALLERS, RULES, Access
+from mesh.settings import Settings
+from ops import embedded, mint
 from ops.processes import KINDS
 from tests.e2e import hostile_bytes, people
 from tests.e2e.chirp_up import ChirpUp, chirp_up, data_folder
@@ -26,7 +27,10 @@ SERVERS = [kind.name for kind in KINDS if kind.name.endswith("_server")]
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[ChirpUp]:
-    with data_folder() as data, chirp_up(data, embedded.free_port()) as running:
+    with (
+        data_folder() as data,
+        chirp_up(data, embedded.free_port(), CHIRP_RATE_LIMITS="0") as running,
+    ):
         running.wait_until_ready()
         yield running
 
@@ -54,13 +58,22 @@ async def test_no_bytes_break_a_server(up: ChirpUp) -> None:
     harmless = [each for each in targets if each.method.name not in LAST]
     with httpx.Client(base_url=up.url, timeout=WITHIN_S) as client:
         token = people.sign_up(client, "hostile").token
-    service = (up.data / "keys" / tokens.SERVICE_TOKEN_FILE).read_text()
+    keys = Settings(keys=up.data / "keys")
+
+    def of_those_let_in(target: Target) -> list[str | None]:
+        if RULES[target.path] is Access.SERVICE:
+            return [mint.service_token(keys, sorted(CALLERS[target.path])[0])]
+        return [token]
+
+    def of_all(target: Target) -> list[str | None]:
+        return [None, token, *of_those_let_in(target)]
+
     # Caches fill at first.
-    await hostile_bytes.attack(harmless, (token, service), cases=CASES, seed=1)
+    await hostile_bytes.attack(harmless, of_those_let_in, cases=CASES, seed=1)
     before = memory_mb(up)
 
-    tally = await hostile_bytes.attack(harmless, (None, token, service), cases=CASES, seed=2)
-    last = await hostile_bytes.attack(targets, (token,), cases=2, seed=3)
+    tally = await hostile_bytes.attack(harmless, of_all, cases=CASES, seed=2)
+    last = await hostile_bytes.attack(targets, of_those_let_in, cases=2, seed=3)
 
     assert tally.wrong + last.wrong == []
     assert {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED", "CANCELLED"} <= set(tally.codes)
