@@ -70,9 +70,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     folder = Path(tempfile.mkdtemp(prefix="chirp-bench-"))
+    measured: list[Row] = []
     try:
         folder.chmod(0o755)  # PostgreSQL's account must enter it
-        measured = uvloop.run(_run(_settings_in(folder), _graph(options.data), options.only))
+        uvloop.run(_run(_settings_in(folder), _graph(options.data), options.only, measured))
     except (StartError, OSError, tools.LoadFailed) as error:
         print(f"bench: {error}", file=sys.stderr)
         _say_complaints(folder)
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str]) -> int:
         return 130
     finally:
         stack.remove_folder(folder)
-    Console().print(rows.table(measured))
+        # Also what was measured before something failed.
+        Console().print(rows.table(measured))
     out: Path | None = LATEST if set(options.only) == set(PARTS) else options.out
     if out is not None:
         rows.write_json(measured, out)
@@ -89,15 +91,16 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if any(row.name == "verify" and not row.met for row in measured) else 0
 
 
-async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> list[Row]:
-    measured: list[Row] = []
+async def _run(
+    settings: Settings, graph: Path | None, parts: Sequence[str], measured: list[Row]
+) -> None:
     async with stack.opened(settings) as running:
         if "trends" in parts:
             console.print("trends")
             running.place_processes()
             measured += await trends.measure(running)
         if tuple(parts) == ("trends",):
-            return measured
+            return
         with Progress(console=console) as progress:
             await world.load(running.settings, graph, progress)
         made = await world.describe(running.settings)
@@ -137,7 +140,7 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
             console.print("home reads with other systems' commands")
             measured += await peer_reads.measure(running, made, page)
         if WITH_ALL_WINDOWS & set(parts):
-            measured += await _with_all_windows(running, made, parts, echo_port)
+            await _with_all_windows(running, made, parts, echo_port, measured)
         await running.stop("timeline_server", "outbox_relay", "fanout_worker")
         if "fanout" in parts or "peer" in parts:
             console.print("fan-out")
@@ -155,14 +158,16 @@ async def _run(settings: Settings, graph: Path | None, parts: Sequence[str]) -> 
     for line in (settings.data / "logs" / "timeline_server-1.log").read_text().splitlines():
         if CACHE_LINE in line:
             console.print(line.partition(CACHE_LINE)[2].strip())
-    return measured
 
 
 async def _with_all_windows(
-    running: stack.BenchStack, made: world.World, parts: Sequence[str], echo_port: int
-) -> list[Row]:
+    running: stack.BenchStack,
+    made: world.World,
+    parts: Sequence[str],
+    echo_port: int,
+    measured: list[Row],
+) -> None:
     """What is measured while posts fan out to everybody; then looks whether all is right."""
-    measured: list[Row] = []
     audience = await freshness.gather_audience(running, made)
     if "freshness" in parts:
         console.print("freshness")
@@ -179,7 +184,6 @@ async def _with_all_windows(
     console.print("comparing timelines with the oracle")
     with Progress(console=console) as progress:
         measured.append(await verification.measure(running, made, audience.followers, progress))
-    return measured
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

@@ -35,6 +35,7 @@ RECORD_BACKOFF_FIRST_S = 0.05
 # A handler bounds its own calls; this is for one that does not, and counts as an outage.
 HANDLE_TIMEOUT_S = 60.0
 FULL_PAUSE_MS = 5_000
+COMMITS_AT_ONCE = 8  # each takes one of the client's connections, as poll and heartbeat do
 REDRIVE_LOOK_S = 0.25
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Runner:
         self._letters = letters
         self._group = group
         self._batch = batch
+        self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
         self._redrive_look_at = 0.0
 
     async def run(self) -> None:
@@ -179,7 +181,8 @@ class Runner:
 
     async def _commit(self, partition: int, position: str) -> None:
         try:
-            await self._consumer.commit(partition, position)
+            async with self._commits:
+                await self._consumer.commit(partition, position)
         except LeaseLost as error:
             log.info("group %s: %s; its new owner repeats some records", self._group, error)
 

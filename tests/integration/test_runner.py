@@ -76,6 +76,31 @@ async def test_a_batch_is_handled_and_committed(settings: Settings, log: ValkeyS
     assert handler.taken == [b"1", b"2", b"3"]
 
 
+async def test_a_batch_of_all_partitions_leaves_connections_for_others(
+    settings: Settings, log: ValkeyStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await log.append([Outgoing(key, b"") for key in range(500)], fence=1)
+    under_way: list[int] = []
+    most = 0
+
+    async with runner.open_runner(settings, GROUP, Recorder()) as worker:
+        consumer = worker._consumer  # pyright: ignore[reportPrivateUsage]
+        commit = consumer.commit
+
+        async def counted(partition: int, position: str) -> None:
+            nonlocal most
+            under_way.append(partition)
+            most = max(most, len(under_way))
+            await commit(partition, position)
+            under_way.remove(partition)
+
+        monkeypatch.setattr(consumer, "commit", counted)
+        await worker.step()
+
+    assert settings.eventlog_partitions > runner.COMMITS_AT_ONCE
+    assert most == runner.COMMITS_AT_ONCE
+
+
 async def test_an_outage_is_waited_out_with_the_same_records(
     settings: Settings, log: ValkeyStreams, letters: DeadLetters
 ) -> None:
