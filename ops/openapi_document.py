@@ -23,6 +23,7 @@ from google.protobuf.descriptor import (
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from domain import tweet, user
+from domain.trend import Order
 from mesh.access import RULES, Access
 from ops.openapi_errors import ERROR_SCHEMAS, RESPONSES
 from servers.tweet_service import BATCH_MAX
@@ -31,6 +32,7 @@ Schema = dict[str, Any]
 
 SERVICES = ("User", "Tweet", "Timeline", "Graph", "Trend", "Notification")
 INT64 = "^-?[0-9]{1,19}$"
+AN_ID = "^[1-9][0-9]{0,18}$"
 _STRING = {"minLength": 1}
 
 # What proto comments say in words and a schema can say too, by message and field.
@@ -51,7 +53,6 @@ LIMITS: Mapping[str, Schema] = {
     "UpdateMeRequest.bio": {"maxLength": user.BIO_LENGTH_MAX},
     "BatchGetTweetsRequest.ids": {"minItems": 1, "maxItems": BATCH_MAX},
     "DeleteMeRequest.password": _STRING,
-    "CountNewerRequest.since_id": {"pattern": "^[1-9][0-9]{0,18}$"},
 }
 
 ABOUT = """Chirp through its gateway. Every call here is also there as gRPC and gRPC-Web, on the
@@ -174,7 +175,7 @@ class Document:
             schema = {"type": "object", "properties": {"keys": {"type": "array"}}}
             return {
                 "description": "The key set.",
-                "content": {"application/jwk-set+json": {"schema": schema}},
+                "content": {"application/json": {"schema": schema}},
             }
         schema = self._reference(method.output_type)
         answer: Schema = {
@@ -216,6 +217,8 @@ class Document:
         limits = LIMITS.get(f"{cast(Descriptor, field.containing_type).name}.{field.name}", {})
         if field.name == "limit":
             limits = {"minimum": 1}
+        elif field.name == "order":
+            limits = {"enum": ["", *(order.value for order in Order)]}
         if field.is_repeated:
             schema = {"type": "array", "items": schema}
         return {**schema, **limits, "description": self._comment(field)}
@@ -223,7 +226,9 @@ class Document:
     def _value(self, field: FieldDescriptor) -> Schema:
         match field.cpp_type:
             case FieldDescriptor.CPPTYPE_INT64:
-                return {"type": "string", "format": "int64", "pattern": INT64}
+                # A number that somebody must send is an id, and ids are positive.
+                asked = self._comment(field).startswith("Required.")
+                return {"type": "string", "format": "int64", "pattern": AN_ID if asked else INT64}
             case FieldDescriptor.CPPTYPE_INT32 | FieldDescriptor.CPPTYPE_UINT32:
                 return {"type": "integer", "format": "int32"}
             case FieldDescriptor.CPPTYPE_DOUBLE:

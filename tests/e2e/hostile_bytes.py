@@ -9,6 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import grpc
+from chirp.v1 import (  # noqa: F401 - for the pool
+    graph_pb2,
+    notification_pb2,
+    timeline_pb2,
+    trend_pb2,
+    tweet_pb2,
+    user_pb2,
+)
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message

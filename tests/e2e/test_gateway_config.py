@@ -205,6 +205,13 @@ async def test_the_key_set_keeps_its_content_type(stack: Stack) -> None:
     assert answer.json() == json.loads((stack.settings.keys / keys.JWKS_FILE).read_bytes())
 
 
+async def test_header_names_that_grpc_does_not_know_are_left_behind(stack: Stack) -> None:
+    odd = {"Oy&": "ag", "8O!0zy": "x", "^": "gf", "#-G": "", "x-fine.name-1": "1"}
+    answer = await stack.rest.get(f"/api/tweets/{gateway_stack.BYTES}", headers=odd)
+
+    assert answer.status_code == 200
+
+
 async def test_the_document_of_the_api_is_served(stack: Stack) -> None:
     answer = await stack.rest.get("/api/openapi.json")
 
