@@ -80,7 +80,12 @@ class Accounts:
                     "INSERT INTO users (id, username, display_name) VALUES (%s, %s, %s)",
                     (user_id, name, name),
                 )
-                token = self.signer.sign_user(user_id, 0, lifetime_s=600, now=time.time())
+                await connection.execute(
+                    "INSERT INTO sessions (id, user_id, expires_at)"
+                    " VALUES (%s, %s, now() + interval '1 hour')",
+                    (number, user_id),
+                )
+                token = self.signer.sign_user(user_id, number, lifetime_s=600, now=time.time())
                 made.append(Account(user_id, name, token))
         return made
 
