@@ -89,6 +89,15 @@ class Accounts:
                 made.append(Account(user_id, name, token))
         return made
 
+    async def remove(self, account: Account) -> Account:
+        """Deletes an account's rows; returns it with a token that no session ends, so that what is
+        said of the account comes from whoever looks for it."""
+        async with self.pool.connection() as connection:
+            await connection.execute("DELETE FROM sessions WHERE user_id = %s", (account.id,))
+            await connection.execute("DELETE FROM users WHERE id = %s", (account.id,))
+        token = self.signer.sign_user(account.id, 0, lifetime_s=600, now=time.time())
+        return Account(account.id, account.username, token)
+
     async def follow(self, follower: Account, followee: Account) -> user_pb2.User:
         """Follows; answers the followee as the follower sees it. So do those below."""
         return await self.graph.FollowUser(
