@@ -94,6 +94,8 @@ def ensure_keys(settings: Settings) -> None:
                 found.append(_generate(owner, published_at=0))
         _write(settings, found)
         if not (settings.keys / GATEWAY_SECRET_FILE).exists():
+            # Of an earlier release: nobody believes it any more.
+            (settings.keys / "service.jwt").unlink(missing_ok=True)
             files.replace(settings.keys / GATEWAY_SECRET_FILE, os.urandom(32).hex().encode(), 0o600)
 
 

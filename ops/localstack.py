@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mesh import keys
+from mesh import files, keys
 from mesh.settings import Settings
 from ops import embedded, embedded_postgres, gateway, probes, processes
 from ops.children import ChildSpec
@@ -143,7 +143,8 @@ class LocalStack:
                 **gateway.from_settings(settings),
             )
         )
-        configuration.write_text(rendered)
+        # It holds the secret by which servers know the gateway.
+        files.replace(configuration, rendered.encode(), 0o600)
         threads = min(GATEWAY_THREADS_MAX, os.cpu_count() or 1)
 
         async def is_healthy() -> bool:

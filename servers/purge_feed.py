@@ -30,6 +30,7 @@ class PurgeFeed:
         self._poll_s = settings.purge_poll_ms / 1000
         self._listeners: list[tuple[Callable[[purges.Purge], None], Callable[[], None]]] = []
         self._xid: str | None = None
+        self._anew = False
         self._polled_at = float("-inf")
         self._polled = asyncio.Event()
         self.erased: set[UserId] = set()
@@ -54,12 +55,13 @@ class PurgeFeed:
 
     def begin_anew(self) -> None:
         """Has the next poll forget everything: a listener could not do what it was told."""
-        self._xid = None
+        self._anew = True
 
     async def poll(self) -> None:
         """Asks once; raises what the database raises."""
         started = time.monotonic()
-        if self._xid is None:
+        if self._xid is None or self._anew:
+            self._anew = False
             # What was cached before the feed began was never checked.
             xid = await purges.current_xid(self._pool)
             await self._forget_all()

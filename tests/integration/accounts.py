@@ -82,7 +82,12 @@ class Accounts:
                     "INSERT INTO users (id, username, display_name) VALUES (%s, %s, %s)",
                     (user_id, name, name),
                 )
-                token = self.signer.sign_user(user_id, 0, lifetime_s=600, now=time.time())
+                await connection.execute(
+                    "INSERT INTO sessions (id, user_id, expires_at)"
+                    " VALUES (%s, %s, now() + interval '1 hour')",
+                    (number, user_id),
+                )
+                token = self.signer.sign_user(user_id, number, lifetime_s=600, now=time.time())
                 made.append(Account(user_id, name, token))
         return made
 
@@ -94,6 +99,15 @@ class Accounts:
                 " AND erased_at IS NULL",
                 (_hash(), account.id),
             )
+
+    async def remove(self, account: Account) -> Account:
+        """Deletes an account's rows; returns it with a token that no session ends, so that what is
+        said of the account comes from whoever looks for it."""
+        async with self.pool.connection() as connection:
+            await connection.execute("DELETE FROM sessions WHERE user_id = %s", (account.id,))
+            await connection.execute("DELETE FROM users WHERE id = %s", (account.id,))
+        token = self.signer.sign_user(account.id, 0, lifetime_s=600, now=time.time())
+        return Account(account.id, account.username, token)
 
     async def follow(self, follower: Account, followee: Account) -> user_pb2.User:
         """Follows; answers the followee as the follower sees it. So do those below."""

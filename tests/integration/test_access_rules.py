@@ -207,7 +207,8 @@ async def owned(chirp: Chirp, owner: Account) -> list[Any]:
         "SELECT * FROM tweets WHERE author_id = %s ORDER BY id",
         "SELECT * FROM follows WHERE follower_id = %s ORDER BY id",
         "SELECT * FROM blocks WHERE blocker_id = %s ORDER BY blocked_id",
-        "SELECT * FROM notification_boxes WHERE user_id = %s",
+        # The worker makes boxes whenever it comes to it; how far one was read is the owner's.
+        "SELECT read_to FROM notification_boxes WHERE user_id = %s AND read_to > 0",
     ):
         rows += await chirp.accounts.rows(statement, owner.id)
     return rows

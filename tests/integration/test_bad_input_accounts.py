@@ -166,8 +166,7 @@ async def test_unknown_account_is_not_found(accounts: Accounts) -> None:
 
 async def test_token_of_an_account_that_is_gone_is_refused(accounts: Accounts) -> None:
     gone, other = await accounts.insert(2)
-    async with accounts.pool.connection() as connection:
-        await connection.execute("DELETE FROM users WHERE id = %s", (gone.id,))
+    gone = await accounts.remove(gone)
     before = await accounts.contents()
 
     for call in (

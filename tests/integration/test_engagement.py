@@ -215,8 +215,7 @@ async def test_quote_stays_and_is_empty_where_what_it_quotes_is_gone(world: Worl
 async def test_account_that_is_gone_engages_with_nothing(world: World):
     author, gone = await world.accounts.insert(2)
     tweet = await world.post(author)
-    async with world.pool.connection() as connection:
-        await connection.execute("DELETE FROM users WHERE id = %s", (gone.id,))
+    gone = await world.accounts.remove(gone)
 
     for call in (
         world.like(gone, tweet.id),

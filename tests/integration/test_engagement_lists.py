@@ -180,8 +180,7 @@ async def test_account_that_is_gone_is_left_out_and_the_pages_go_on(
     tweet = await world.post(author)
     for fan in fans:
         await engage(world, fan, tweet.id)
-    async with world.pool.connection() as connection:
-        await connection.execute("DELETE FROM users WHERE id = %s", (fans[1].id,))
+    await world.accounts.remove(fans[1])
 
     first = await listed(world, tweet.id, limit=2)
     rest = await listed(world, tweet.id, limit=2, cursor=first.next_cursor)

@@ -359,8 +359,7 @@ async def test_ids_of_an_authors_tweets_grow_with_their_events(world: World):
 
 async def test_author_whose_account_is_gone_cannot_post(world: World):
     (author,) = await world.accounts.insert(1)
-    async with world.pool.connection() as connection:
-        await connection.execute("DELETE FROM users WHERE id = %s", (author.id,))
+    author = await world.accounts.remove(author)
 
     refused = await failure(create(world, author))
 

@@ -2,6 +2,7 @@ import importlib.util
 
 import pytest
 
+from mesh import access
 from mesh.settings import Settings
 from ops import gateway, processes
 from ops.processes import KINDS, ProcessKind
@@ -43,3 +44,9 @@ def _addresses() -> processes.Addresses:
         eventlog_url="redis://",
         targets=processes.targets({kind.name: [1] for kind in KINDS}),
     )
+
+
+def test_every_process_and_the_command_line_have_an_identity() -> None:
+    assert set(access.SERVICES) == {*(kind.name for kind in KINDS), access.COMMAND_LINE}
+    for callers in access.CALLERS.values():
+        assert callers <= set(access.SERVICES)
