@@ -120,12 +120,13 @@ async def _compare(running: BenchStack, author: UserId) -> list[Row]:
     finally:
         posting.cancel()
         await slow.stop()
+    opened = slow.opened
     how = (
         f"{READS_PER_S} home reads a second by REST, {MEASURE_S:g} s each; {3 * SLOW_EACH} slow"
         " clients, a third each: headers and bodies of a byte a second, home streams that are never"
-        f" read while {POSTS_PER_S} of the longest tweets a second come; opened"
-        f" {slow.opened[HEADERS]}, {slow.opened[BODY]} and {slow.opened[STREAM]} times, since they"
-        f" are cut off; {left} of the streams were open at the end; p50 {before.at(0.5):.1f} ms before, {during.at(0.5):.1f} ms during;"
+        f" read while {POSTS_PER_S} of the longest tweets a second come; opened {opened[HEADERS]},"
+        f" {opened[BODY]} and {opened[STREAM]} times, since they are cut off; {left} streams were"
+        f" open at the end; p50 {before.at(0.5):.1f} ms before, {during.at(0.5):.1f} ms during;"
         f" {before.failed} and {during.failed} reads failed; the gateway grew by {grown[0]:.0f} MB,"
         f" the timeline server by {grown[1]:.0f} MB; all clients on the same cores"
     )
