@@ -262,6 +262,7 @@ class SlowClients:
                 request = f"GET /api/timeline/home:stream HTTP/1.1\r\n{bearer}\r\n"
                 await loop.sock_sendall(raw, request.encode())
                 await asyncio.sleep(READ_NOTHING_S)
+                return
             request = f"POST /api/tweets HTTP/1.1\r\n{bearer}"
             request += "x-slow: " if kind == HEADERS else "content-length: 60000\r\n\r\n"
             await loop.sock_sendall(raw, request.encode())
