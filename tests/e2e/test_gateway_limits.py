@@ -6,7 +6,7 @@ their rules are."""
 import asyncio
 import gzip
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -69,7 +69,7 @@ async def test_a_body_of_64_kib_and_one_byte_more(stack: Stack):
 
 async def test_a_body_without_a_length_is_counted_too(stack: Stack):
     async def in_pieces(size: int) -> Any:
-        async def pieces() -> Any:
+        async def pieces() -> AsyncGenerator[bytes]:
             text = body(size).encode()
             for start in range(0, size, 10_000):
                 yield text[start : start + 10_000]

@@ -14,7 +14,9 @@ import pytest
 import pytest_asyncio
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc, user_pb2, user_pb2_grpc
 
+from domain.ids import UserId
 from mesh.settings import Settings
+from ops import homes
 from tests.e2e.gateway_stack import Stack, open_stack
 from tests.e2e.test_gateway_errors import assert_is_error
 
@@ -189,6 +191,22 @@ async def test_a_quota_comes_back_evenly(tmp_path: Path):
 
     # One each half second: two, and a third where the clock is read late.
     assert 2 <= passed <= 3
+
+
+async def test_a_reader_of_home_timelines_comes_back_when_it_is_told(tmp_path: Path):
+    changed = {"rate_address": "10/1", "gateway_trusted_hops": 0}
+    async with (
+        limited_stack(tmp_path, **changed) as stack,
+        homes.through_gateway(str(stack.rest.base_url), stack.settings, connections=4) as reader,
+    ):
+        read = [reader.read(UserId(number)) for number in range(1, 31)]
+        pages = await asyncio.gather(*read)
+        answered = sum(seen.method == "TimelineService/GetHomeTimeline" for seen in stack.seen)
+        refused = (stack.configuration.parent / "access.log").read_text().count('"status":429')
+
+    assert {page.pages for page in pages} == {1}
+    assert answered == 30
+    assert refused > 0
 
 
 async def test_limits_can_be_off(tmp_path: Path):

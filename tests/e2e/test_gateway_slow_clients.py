@@ -1,15 +1,17 @@
 """Clients that send or read a byte at a time, or not at all, are cut off; others notice nothing."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 
-from tests.e2e.gateway_stack import Stack, open_stack
+from tests.e2e.gateway_stack import LARGE, Stack, open_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -111,6 +113,32 @@ async def test_a_stream_that_never_reads_is_cut_off_at_the_server(stack: Stack):
 
     # One of a second, which begins when the gateway, too, takes no more.
     assert closed - opened < 10
+
+
+async def test_an_answer_that_is_never_read_is_given_up(stack: Stack):
+    request = f"GET /api/tweets/{LARGE} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+    raw = socket.socket()
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    raw.setblocking(False)
+    host, port = stack.address.split(":")
+    loop = asyncio.get_running_loop()
+
+    with raw:
+        await loop.sock_connect(raw, (host, int(port)))
+        await loop.sock_sendall(raw, request)
+        async with asyncio.timeout(DEADLINE_S):
+            while await active_requests(stack) == 0:
+                await asyncio.sleep(0.01)
+            while await active_requests(stack) > 0:
+                await asyncio.sleep(0.02)
+
+
+async def active_requests(stack: Stack) -> int:
+    """How many requests the gateway holds."""
+    name = "http.gateway.downstream_rq_active"
+    async with httpx.AsyncClient() as admin:
+        url = f"http://127.0.0.1:{stack.described.admin_port}/stats?filter={name}"
+        return int((await admin.get(url)).text.split()[-1])
 
 
 async def test_a_stream_that_is_read_goes_on(stack: Stack):
