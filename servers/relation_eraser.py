@@ -54,7 +54,7 @@ class RelationEraser:
             try:
                 while await self.step():
                     raise_if_cancelled()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
                 said = str(error) if is_outage(error) else errors.describe(error)
                 log.warning("deleted accounts keep their relations for now: %s", said)
             raise_if_cancelled()

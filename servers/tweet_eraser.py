@@ -45,7 +45,7 @@ class TweetEraser:
             try:
                 while await self.step():
                     raise_if_cancelled()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
                 said = str(error) if is_outage(error) else errors.describe(error)
                 log.warning("deleted accounts keep their tweets for now: %s", said)
             raise_if_cancelled()

@@ -15,11 +15,12 @@ WORDS = "planted_words"
 async def test_an_error_of_the_database_is_logged_without_its_rows(
     accounts: Accounts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (person,) = await accounts.insert(1)
+    insert = f"INSERT INTO users (id, username, display_name) VALUES (%s, '{WORDS}', '')"
+    await accounts.rows(f"{insert} RETURNING id", 1)
 
     for statement in (
-        f"UPDATE users SET username = '{WORDS}', follower_count = -1 WHERE id = {person.id}",
-        f"INSERT INTO users (id, username, display_name) VALUES ({person.id}, '{WORDS}', '')",
+        f"UPDATE users SET username = '{WORDS}', follower_count = -1 WHERE id = 1",
+        insert.replace("%s", "2"),
         f"SELECT '{WORDS}'::bigint",
     ):
         with pytest.raises(psycopg.Error) as caught:
