@@ -17,6 +17,7 @@ from chirp.v1 import events_pb2
 from domain.ids import UserId
 from domain.timeline import Viewer
 from eventlog.outages import Backoff, is_outage
+from mesh import errors
 from servers.home_log import Sighting
 from storage import purges
 
@@ -177,7 +178,7 @@ class Watches:
                     if not watch.loaded:
                         raise
                     if not is_outage(error):
-                        log.exception("cannot load the relations of a viewer")
+                        log.error("cannot load relations: %s", errors.describe(error))
                     await backoff.wait()
                     continue
                 watch.relations, watch.loaded = relations, changes

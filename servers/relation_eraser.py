@@ -19,6 +19,7 @@ from chirp.v1 import events_pb2
 from domain.ids import UserId
 from domain.tier import Thresholds, Tier, next_tier
 from eventlog.outages import is_outage
+from mesh import errors
 from mesh.tasks import raise_if_cancelled
 from storage import erased_relations, erasures, outbox, purges, tier_changes, users
 from storage.database import Connection, Pool
@@ -53,11 +54,9 @@ class RelationEraser:
             try:
                 while await self.step():
                     raise_if_cancelled()
-            except Exception as error:
-                if not is_outage(error):
-                    log.exception("a deleted account keeps its relations for now")
-                else:
-                    log.warning("deleted accounts keep their relations for now: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                said = str(error) if is_outage(error) else errors.describe(error)
+                log.warning("deleted accounts keep their relations for now: %s", said)
             raise_if_cancelled()
             await asyncio.sleep(REST_S)
 

@@ -18,6 +18,7 @@ from chirp.v1 import events_pb2
 
 from domain.ids import UserId
 from eventlog.outages import is_outage
+from mesh import errors
 from mesh.tasks import raise_if_cancelled
 from servers import tweet_writer
 from storage import erased_tweets, erasures, outbox, purges, tweet_cache
@@ -44,11 +45,9 @@ class TweetEraser:
             try:
                 while await self.step():
                     raise_if_cancelled()
-            except Exception as error:
-                if not is_outage(error):
-                    log.exception("a deleted account keeps its tweets for now")
-                else:
-                    log.warning("deleted accounts keep their tweets for now: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                said = str(error) if is_outage(error) else errors.describe(error)
+                log.warning("deleted accounts keep their tweets for now: %s", said)
             raise_if_cancelled()
             await asyncio.sleep(REST_S)
 

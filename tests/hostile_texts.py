@@ -40,15 +40,20 @@ REFUSED: dict[str, str] = {
 """Tweets that are refused, with the field and the reason."""
 
 NOT_ONE_LINE = (
-    "right-to-left override", "isolates, not closed", "JSON's own line ends", "a header",
-    "Valkey", "emoji of several code points", "marks piled up")  # fmt: skip
-"""What of TAKEN is no display name; the last two are too long for one."""
+    "right-to-left override",
+    "isolates, not closed",
+    "JSON's own line ends",
+    "a header",
+    "Valkey",
+    "emoji of several code points",
+)
+"""What of TAKEN is no display name; the last one is too long for one."""
 
 LOOK_ALIKE_NAMES = (
     "\u0430dmin",  # Cyrillic
     "\u0391dmin",  # Greek
     "\uff41dmin",  # full width
-    "\u212aelvin",  # the sign of degrees; its lower case is an ASCII k
+    "\u212aelvin",  # the sign of degrees, which NFC makes a K
     "adm\u0131n",  # without a dot
     "ad\u200dmin",
     "admin\u0301",

