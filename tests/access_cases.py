@@ -93,6 +93,13 @@ CASES: dict[str, Case] = {
     ),
     "UserService/GetMe": _graph(fields=_nothing, private=True),
     "UserService/UpdateMe": _graph(fields=lambda _: {"bio": "changed"}, private=True),
+    # Everybody has a password of their own, and a token alone deletes nobody.
+    "UserService/DeleteMe": _graph(
+        fields=lambda _: {"password": "not the password"},
+        stranger="BAD_CREDENTIALS",
+        blocked="BAD_CREDENTIALS",
+        owner="BAD_CREDENTIALS",
+    ),
     "UserService/DeleteCurrentSession": _graph(fields=_nothing),
     "UserService/DeleteSessions": _graph(fields=_nothing),
     "UserService/GetUser": _graph(),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import grpc
-from chirp.v1 import (  # noqa: F401 - for the pool
+from chirp.v1 import (
     graph_pb2,
     notification_pb2,
     timeline_pb2,
@@ -17,11 +17,12 @@ from chirp.v1 import (  # noqa: F401 - for the pool
     tweet_pb2,
     user_pb2,
 )
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+FILES = (graph_pb2, notification_pb2, timeline_pb2, trend_pb2, tweet_pb2, user_pb2)
 AT_ONCE = 16
 LATE_S = 10.0
 LOOK_AT_STREAM_S = 0.05
@@ -66,12 +67,12 @@ async def methods_of(address: str) -> list[Target]:
 
         answers = [answer async for answer in stub.ServerReflectionInfo(asking())]
     names = [service.name for service in answers[0].list_services_response.service]
-    pool = descriptor_pool.Default()
+    known = {s.full_name: s for file in FILES for s in file.DESCRIPTOR.services_by_name.values()}
     return [
         Target(address, method)
         for name in names
         if not name.startswith("grpc.")
-        for method in pool.FindServiceByName(name).methods
+        for method in known[name].methods
     ]
 
 
