@@ -138,11 +138,15 @@ class UserService:
         """Deletes the caller's account: hides it in one transaction, and leaves the rest to the
         steps of relation_eraser.py, tweet_eraser.py and the workers."""
         password = user.check_password(request.password)
+        # By the id: whoever has a stolen token cannot keep the owner from signing in.
+        guesses_of = f"#{call.caller}"
+        await self._throttle.sign_in(guesses_of, call.metadata)
         async with self._pool.connection() as connection:
             await require_session(connection, call)
             known = await users.fetch_password_hash(connection, call.caller)
         if not await self._passwords.verify(known, password):
             raise BadCredentials("the password is wrong")
+        await self._throttle.signed_in(guesses_of)
         event = self._event()
         event.user_erased.user_id = call.caller
         async with self._pool.connection() as connection, connection.transaction():

@@ -10,6 +10,7 @@ import pytest_asyncio
 from chirp.v1 import graph_pb2, timeline_pb2, tweet_pb2, user_pb2
 
 from domain.ids import UserId
+from domain.rate import Limit
 from mesh.settings import Settings
 from servers import relation_eraser, tweet_eraser
 from storage import purges
@@ -169,6 +170,25 @@ async def test_a_wrong_password_deletes_nothing(world: World):
         )
 
     assert await world.accounts.contents() == before
+
+
+async def test_a_password_cannot_be_guessed_by_deleting(world: World):
+    person = await world.accounts.sign_up()
+    quota = Limit.parse(world.settings.sign_in_account).quota
+
+    reasons = [
+        (
+            await failure(
+                world.accounts.users.DeleteMe(
+                    user_pb2.DeleteMeRequest(password=f"wrong password {guess}"),
+                    metadata=person.metadata,
+                )
+            )
+        ).reason
+        for guess in range(quota + 1)
+    ]
+
+    assert reasons == ["BAD_CREDENTIALS"] * quota + ["RATE_LIMITED"]
 
 
 async def test_everything_is_hidden_before_anything_is_taken_away(world: World):
