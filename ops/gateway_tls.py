@@ -18,6 +18,8 @@ IDENTITY, AUTHORITY = "identity", "authority"
 def add(document: dict[str, Any], secrets: Path, certs: Path) -> None:
     """Puts every cluster that leaves Envoy behind TLS. `secrets` is where Envoy sees the files of
     `secret_files`, `certs` the gateway's own folder of certificates."""
+    # Without a name of its own, Envoy reads no secrets, from files neither.
+    document["node"] = {"id": tls.GATEWAY, "cluster": tls.GATEWAY}
     for cluster in document["static_resources"]["clusters"]:
         server = cluster["name"].replace("_streams", "_server")
         if server in tls.NAMES:

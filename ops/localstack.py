@@ -141,7 +141,6 @@ class LocalStack:
                 notification_server=endpoints["notification_server"],
                 notification_worker=endpoints["notification_worker"],
                 descriptor=DESCRIPTOR,
-                jwks_cache_s=settings.jwks_cache_s,
                 gateway_secret=keys.gateway_secret(self._keys),
                 certs=certs,
                 secrets=configuration.parent,

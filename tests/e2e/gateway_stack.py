@@ -261,7 +261,6 @@ def local_gateway(folder: Path, settings: Settings, ports: dict[str, list[int]])
         trend_worker=endpoints("trend_worker"),
         notification_worker=endpoints("notification_worker"),
         descriptor=Path(__file__).parents[2] / "gen" / "descriptor.binpb",
-        jwks_cache_s=settings.jwks_cache_s,
         gateway_secret=keys.gateway_secret(settings.keys),
         access_log=folder / "access.log",
         **gateway.from_settings(settings),
