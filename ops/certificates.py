@@ -56,7 +56,7 @@ def ensure(settings: Settings, *, rotate: bool = False) -> list[str]:
         trusted = (folder / tls.AUTHORITY_FILE).read_bytes()
         due = [name for name in tls.NAMES if rotate or not _is_good(settings, name, trusted)]
         if due:
-            authority = _read_authority(folder)
+            authority = read_authority(folder)
             for name in due:
                 _write_identity(settings, name, trusted, issue(authority, name))
     return due
@@ -144,7 +144,8 @@ def _certificate(settings: Settings, name: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate(tls.identity_file(settings, name).read_bytes())
 
 
-def _read_authority(folder: Path) -> Authority:
+def read_authority(folder: Path) -> Authority:
+    """Returns the authority of a folder. Raises OSError where its key is not there."""
     certificate = x509.load_pem_x509_certificate((folder / tls.AUTHORITY_FILE).read_bytes())
     content = (folder / AUTHORITY_KEY_FILE).read_bytes()
     key = serialization.load_pem_private_key(content, password=None)

@@ -59,7 +59,11 @@ def _socket(dns_name: str, secrets: Path, certs: Path) -> dict[str, Any]:
             # A session that goes on would skip the certificate.
             "max_session_keys": 0,
             "common_tls_context": {
-                "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+                # A client's highest is else TLS 1.2.
+                "tls_params": {
+                    "tls_minimum_protocol_version": "TLSv1_3",
+                    "tls_maximum_protocol_version": "TLSv1_3",
+                },
                 "alpn_protocols": ["h2"],
                 "tls_certificate_sds_secret_configs": [source(IDENTITY)],
                 "combined_validation_context": {
