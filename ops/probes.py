@@ -99,7 +99,10 @@ async def healthy_ports(host: str, admin_port: int) -> set[int]:
     for line in text.splitlines():
         parts = line.strip().split("::")
         if len(parts) == 4 and parts[2] == "health_flags":
-            port = int(parts[1].rpartition(":")[2])
+            _, _, digits = parts[1].rpartition(":")
+            if not digits.isdigit():
+                continue  # a listener inside of Envoy, envoy://keys/
+            port = int(digits)
             healthy[port] = healthy.get(port, True) and parts[3] == "healthy"
     return {port for port, yes in healthy.items() if yes}
 
