@@ -4,7 +4,7 @@ FROM python:3.11-slim
 # The folders that volumes are mounted on: a new volume takes their owner.
 RUN useradd --uid 10001 --create-home chirp \
     && install --directory --owner=chirp /var/lib/chirp/gateway \
-    && install --directory --owner=chirp --mode=0700 /var/lib/chirp/keys
+    && install --directory --owner=chirp --mode=0700 /var/lib/chirp/keys /var/lib/chirp/certs
 
 WORKDIR /app
 # Before the rest: the packages are installed again only when their lock changes.

@@ -32,6 +32,22 @@ SERVICES = (
 )
 """Everybody who has an identity: `sub` of their tokens is `service:<name>`."""
 
+SERVERS = {
+    "chirp.v1.TweetService": "tweet_server",
+    "chirp.v1.TweetRecordService": "tweet_server",
+    "chirp.v1.UserService": "graph_server",
+    "chirp.v1.UserDirectoryService": "graph_server",
+    "chirp.v1.GraphService": "graph_server",
+    "chirp.v1.BlockDirectoryService": "graph_server",
+    "chirp.v1.FollowerDirectoryService": "graph_server",
+    "chirp.v1.TimelineService": "timeline_server",
+    "chirp.v1.TimelineUpkeepService": "timeline_server",
+    "chirp.v1.TrendService": "trend_server",
+    "chirp.v1.TrendCountService": "trend_worker",
+    "chirp.v1.NotificationService": "notification_server",
+}
+"""Which of SERVICES answers each gRPC service, and so whose certificate its callers want."""
+
 
 RULES: dict[str, Access] = {
     "/chirp.v1.UserService/CreateUser": Access.OPEN,

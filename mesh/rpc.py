@@ -24,7 +24,7 @@ from domain.errors import (
     Unauthenticated,
 )
 from domain.ids import UserId
-from mesh import errors
+from mesh import errors, tls
 from mesh.access import CALLERS, KINDS, RULES, Access
 from mesh.rates import Admit, Rates
 from mesh.streams import Answers, Frames, Gone, OpenStream, Streams, TooSlow
@@ -180,6 +180,8 @@ class Door:
                 if claims is None:
                     claims = await self._verifier.admit(token)
                 self._check(claims)
+                if claims.service:
+                    _check_peer(claims.service)
                 # Session 0: a service, or what an operator signed with the private key.
                 if self._admit is not None and claims.session_id:
                     waiting = self._admit(cast(UserId, claims.user_id))
@@ -200,6 +202,18 @@ class Door:
                 raise ServicesOnly("this method is for other services")
         elif claims.user_id is None:
             raise Unauthenticated("this method needs a user's access token")
+
+
+async def refuse_peer(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    """Ends the call of somebody whose certificate is none of Chirp's."""
+    return await _abort(context, Unauthenticated(tls.REFUSED))
+
+
+def _check_peer(service: str) -> None:
+    # A token that got out is of no use without the private key of the service's certificate.
+    peer = tls.PEER.get()
+    if peer is not None and peer != service:
+        raise Unauthenticated("the access token is not of the service whose certificate this is")
 
 
 def _method(servicers: tuple[object, ...], name: str) -> object:

@@ -26,7 +26,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mesh import metrics
+from mesh import metrics, rpc, tls
 from mesh import settings as settings_module
 from mesh.files import LOOK_S
 from mesh.metrics import Collector, Sample
@@ -110,15 +110,23 @@ def main(name: str, opener: Opener) -> None:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, services: Sequence[BoundService]) -> AsyncGenerator[Serving]:
+async def serving(
+    settings: Settings, services: Sequence[BoundService], name: str = ""
+) -> AsyncGenerator[Serving]:
     """Serves gRPC with health and reflection; on leaving, ends streams, takes no more calls and
-    lets running ones finish. Tests use it in process. Raises OSError where the address is taken."""
+    lets running ones finish. Tests use it in process. Raises OSError where the address is taken,
+    and with TLS where `name`, one of `tls.NAMES`, has no certificate."""
     streams = {service.streams for service in services if service.streams is not None}
     # Open streams must not use up what is for calls.
     calls_max = settings.concurrent_calls_max + len(streams) * settings.streams_max
     server = grpc.aio.server(
-        options=(*SERVER_OPTIONS, *_pending(calls_max)),
+        options=(
+            *SERVER_OPTIONS,
+            *_pending(calls_max),
+            *(tls.SERVER_OPTIONS if settings.tls else ()),
+        ),
         maximum_concurrent_rpcs=calls_max,
+        interceptors=[tls.PeerGuard(rpc.refuse_peer)] if settings.tls else None,
     )
     health_servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -128,8 +136,12 @@ async def serving(settings: Settings, services: Sequence[BoundService]) -> Async
     reflection.enable_server_reflection(
         (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
+    credentials = tls.server_credentials(settings, name) if settings.tls else None
     try:
-        port = server.add_insecure_port(settings.listen)
+        if credentials is None:
+            port = server.add_insecure_port(settings.listen)
+        else:
+            port = server.add_secure_port(settings.listen, credentials)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {settings.listen}; set CHIRP_LISTEN") from error
     await server.start()
@@ -208,7 +220,7 @@ async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> No
         collectors = [*process.collectors, *_stream_collectors(process.services)]
         async with (
             metrics.exposing(settings.metrics_listen, collectors),
-            serving(settings, process.services) as server,
+            serving(settings, process.services, name) as server,
         ):
             log.info("%s serves on port %d", name, server.port)
             calm_collector()

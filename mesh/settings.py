@@ -47,6 +47,13 @@ class Settings(BaseSettings):
     keys: Path = Path(".chirp/keys")
     """The folder of the keys that sign tokens and of those that are believed: mesh/keys.py."""
 
+    tls: bool = False
+    """Whether services talk to each other, and the gateway to them, over mutual TLS; alike for all
+    processes of a stack. `chirp certs`, `up` and `migrate` make the certificates."""
+    certs: Path = Field(default_factory=lambda told: told["data"] / "certs")
+    """The folder of the certificates of each service and the gateway: mesh/tls.py. By default
+    `certs` in CHIRP_DATA."""
+
     # Outside services
     database_url: str = "postgresql://chirp@127.0.0.1:5432/chirp"
     """PostgreSQL, the truth."""

@@ -98,6 +98,7 @@ class ServiceIdentity:
     def __init__(
         self, settings: Settings, name: str, clock: Callable[[], float] = time.time
     ) -> None:
+        self.name = name
         self._signer = TokenSigner(settings, name)
         self._clock = clock
         self._metadata: tuple[tuple[str, str], ...] = ()

@@ -4,7 +4,16 @@ import sys
 
 import typer
 
-from ops.commands import accounts, deadletters, keys, processes, timelines, trends, watch
+from ops.commands import (
+    accounts,
+    certificates,
+    deadletters,
+    keys,
+    processes,
+    timelines,
+    trends,
+    watch,
+)
 
 app = typer.Typer(
     help="Chirp: the back end of a microblog.",
@@ -18,6 +27,7 @@ app.add_typer(watch.app, name="watch")
 app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(trends.app, name="trends")
 app.add_typer(keys.app, name="keys")
+app.add_typer(certificates.app, name="certs")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from domain.rate import Kind, Limit
 from mesh.settings import Settings
-from ops import embedded, gateway_replies
+from ops import embedded, gateway_replies, gateway_tls
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "gateway" / "envoy.yaml"
 DOCUMENT, PAGE = TEMPLATE.with_name("openapi.json"), TEMPLATE.with_name("docs.html")
@@ -63,6 +63,10 @@ class Gateway:
     """The replicas of the notification worker; asked for their health only."""
     descriptor: Path = Path("/etc/chirp/descriptor.binpb")
     """gen/descriptor.binpb as Envoy sees it."""
+    certs: Path | None = None
+    """The gateway's own folder of CHIRP_CERTS as Envoy sees it; None without TLS."""
+    secrets: Path = Path("/etc/chirp")
+    """Where Envoy sees the files of `gateway_tls.secret_files`."""
     access_log: Path = Path("/dev/stdout")
     """Where the access log goes."""
     token_issuer: str = "chirp"  # noqa: S105
@@ -146,6 +150,8 @@ def render(gateway: Gateway) -> str:
     )
     document = yaml.safe_load(text)
     del document["definitions"]
+    if gateway.certs is not None:
+        gateway_tls.add(document, gateway.secrets, gateway.certs)
     return "# Rendered from gateway/envoy.yaml by ops/gateway.py.\n" + yaml.dump(
         document, Dumper=_PlainDumper, sort_keys=False, width=100
     )

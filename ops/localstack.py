@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mesh import files, keys
+from mesh import files, keys, tls
 from mesh.settings import Settings
-from ops import embedded, embedded_postgres, gateway, probes, processes
+from ops import embedded, embedded_postgres, gateway, gateway_tls, probes, processes
 from ops.children import ChildSpec
 from ops.processes import KINDS, Addresses, ProcessKind
 
@@ -45,6 +45,7 @@ class LocalStack:
         self._lock = lock
         self._data = settings.data.resolve()
         self._keys = (settings.keys if _is_set(settings, "keys") else self._data / "keys").resolve()
+        self._certs = settings.certs.resolve()
         embedded.choose_ports(settings.free_ports)
         embedded.reserve_port(settings.port)
         self.ports = {kind.name: [embedded.free_port() for _ in range(replicas)] for kind in KINDS}
@@ -99,6 +100,7 @@ class LocalStack:
         """Where everything is, given where the stores are."""
         return Addresses(
             keys=self._keys,
+            certs=self._certs,
             database_url=database_url,
             valkey_url=valkey_url,
             eventlog_url=eventlog_url,
@@ -120,6 +122,7 @@ class LocalStack:
         settings = self._settings
         configuration = self._data / "gateway" / "envoy.yaml"
         configuration.parent.mkdir(exist_ok=True)
+        certs = self._certs / tls.GATEWAY if settings.tls else None
         endpoints = {
             name: [gateway.Endpoint("127.0.0.1", port) for port in ports]
             for name, ports in self.ports.items()
@@ -139,12 +142,17 @@ class LocalStack:
                 notification_worker=endpoints["notification_worker"],
                 descriptor=DESCRIPTOR,
                 gateway_secret=keys.gateway_secret(self._keys),
+                certs=certs,
+                secrets=configuration.parent,
                 access_log=self.access_log,
                 **gateway.from_settings(settings),
             )
         )
         # It holds the secret by which servers know the gateway.
         files.replace(configuration, rendered.encode(), 0o600)
+        if certs is not None:
+            for name, text in gateway_tls.secret_files(certs).items():
+                (configuration.parent / name).write_text(text)
         threads = min(GATEWAY_THREADS_MAX, os.cpu_count() or 1)
 
         async def is_healthy() -> bool:
@@ -191,6 +199,7 @@ class LocalStack:
         self, kind: ProcessKind, addresses: Addresses, name: str, port: int, metrics_port: int
     ) -> ChildSpec:
         listen = f"127.0.0.1:{port}"
+        settings = self._settings.model_copy(update={"certs": self._certs})
         environment = {
             **os.environ,
             **processes.process_environment(addresses, listen, f"127.0.0.1:{metrics_port}"),
@@ -201,7 +210,9 @@ class LocalStack:
             command=processes.process_command(kind, sys.executable),
             environment=environment,
             log=self._log(name),
-            ready=lambda: probes.grpc_serving(listen, kind.services),
+            ready=lambda: probes.grpc_serving(
+                listen, kind.services, name=kind.name, settings=settings
+            ),
             stop_within_s=SERVER_STOP_S if kind.is_server else WORKER_STOP_S,
             keep_open=(self._lock,),
         )

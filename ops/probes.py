@@ -4,17 +4,34 @@ happens on the other side."""
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from mesh.settings import Settings
 
 TIMEOUT_S = 1.0
 
 
-async def grpc_serving(address: str, services: tuple[str, ...] = ()) -> bool:
-    """Whether the process at host:port answers SERVING, as a whole and for each service."""
+async def grpc_serving(
+    address: str,
+    services: tuple[str, ...] = (),
+    *,
+    name: str = "",
+    settings: "Settings | None" = None,
+) -> bool:
+    """Whether the process at host:port answers SERVING, as a whole and for each service. With TLS,
+    by `settings`, it is asked as the command line and must be the one called `name`. Raises OSError
+    where the certificates are not there."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    async with grpc.aio.insecure_channel(address) as channel:
+    from mesh import tls
+
+    async with (
+        tls.secure_channel(settings, address, name)
+        if settings is not None
+        else grpc.aio.insecure_channel(address)
+    ) as channel:
         health: Any = cast(Any, health_pb2_grpc).HealthStub(channel)  # untyped upstream
         try:
             for service in ("", *services):
@@ -82,7 +99,10 @@ async def healthy_ports(host: str, admin_port: int) -> set[int]:
     for line in text.splitlines():
         parts = line.strip().split("::")
         if len(parts) == 4 and parts[2] == "health_flags":
-            port = int(parts[1].rpartition(":")[2])
+            _, _, digits = parts[1].rpartition(":")
+            if not digits.isdigit():
+                continue  # a listener inside of Envoy, envoy://keys/
+            port = int(digits)
             healthy[port] = healthy.get(port, True) and parts[3] == "healthy"
     return {port for port, yes in healthy.items() if yes}
 

@@ -83,6 +83,7 @@ class Addresses:
     """Where everything is. Each process gets all of it and uses what it needs."""
 
     keys: Path
+    certs: Path
     database_url: str
     valkey_url: str
     eventlog_url: str
@@ -93,6 +94,7 @@ class Addresses:
         """Returns the environment that says so; `settings.Settings` reads it."""
         return {
             "CHIRP_KEYS": str(self.keys),
+            "CHIRP_CERTS": str(self.certs),
             "CHIRP_DATABASE_URL": self.database_url,
             "CHIRP_VALKEY_URL": self.valkey_url,
             "CHIRP_EVENTLOG_URL": self.eventlog_url,

@@ -3,7 +3,7 @@
 It starts, each when what it needs is ready:
  1. PostgreSQL, the cache and the event log, where the environment does not say that they are
     elsewhere (CHIRP_DATABASE_URL, CHIRP_VALKEY_URL, CHIRP_EVENTLOG_URL);
- 2. the schema and the keys;
+ 2. the schema, the keys, and with TLS the certificates;
  3. the servers and the workers, N of each;
  4. the gateway, so that it answers only when all are healthy;
  5. on an empty database, the sample world.
@@ -21,10 +21,11 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 from mesh import keys
 from mesh.settings import Settings
-from ops import datafolder, localstack, rolling, stack
+from ops import certificates, datafolder, localstack, rolling, stack
 from ops.children import (
     RESTART_DELAY_MAX_S,
     Child,
@@ -105,6 +106,7 @@ async def _serve(supervisor: "Supervisor") -> None:
                     await supervisor.restart_asked.wait()
                 await supervisor.restart_replicas()
             supervisor.trim_logs()
+            supervisor.renew_certificates()
 
 
 async def _make_sample() -> None:
@@ -143,6 +145,7 @@ class Supervisor:
         self._ours: list[Child] = []
         """The replicas of our own servers and workers."""
         self._described: stack.Stack | None = None
+        self._certs: Path | None = None
         self.restart_asked = asyncio.Event()
 
     @property
@@ -207,6 +210,14 @@ class Supervisor:
             child.trim_log()
         trim_log(self._data / "logs" / "access.log")
 
+    def renew_certificates(self) -> None:
+        """With TLS, makes the certificates that are missing or will expire. Nothing restarts."""
+        if self._settings.tls:
+            assert self._certs is not None
+            renewed = self._settings.model_copy(update={"certs": self._certs})
+            if made := certificates.ensure(renewed):
+                self._say(f"made certificates of {', '.join(made)}")
+
     def _children(self) -> list[Child]:
         return [child for group in self._groups for child in group]
 
@@ -222,6 +233,8 @@ class Supervisor:
             database_url=postgres.url, valkey_url=cache.url, eventlog_url=eventlog.url
         )
         keys.ensure_keys(self._settings.model_copy(update={"keys": addresses.keys}))
+        self._certs = addresses.certs
+        self.renew_certificates()
         await database.migrate(postgres.url)
         workers = local.replicas([kind for kind in KINDS if not kind.is_server], addresses)
         servers = local.replicas([kind for kind in KINDS if kind.is_server], addresses)

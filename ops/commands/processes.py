@@ -38,15 +38,18 @@ def restart() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the database's schema up to date, and make the keys where there are none."""
+    """Bring the database's schema up to date; make keys, and with CHIRP_TLS certificates, where
+    there are none."""
     import asyncio
 
     from mesh import keys
-    from ops import stack
+    from ops import certificates, stack
     from storage import database
 
     settings = stack.running()
     keys.ensure_keys(settings)
+    if settings.tls:
+        certificates.ensure(settings)
     for name in asyncio.run(database.migrate(settings.database_url)):
         typer.echo(f"applied {name}")
 
@@ -65,10 +68,18 @@ def gateway_config(
 @app.command()
 def health(
     address: Annotated[str, typer.Argument(help="host:port of a server or worker.")],
+    name: Annotated[
+        str, typer.Option(help="Who it is, such as tweet_server; needed with CHIRP_TLS.")
+    ] = "",
 ) -> None:
     """Exit with 0 where a process answers SERVING."""
     import asyncio
 
-    from ops import probes
+    from mesh.access import SERVICES
+    from ops import probes, stack
 
-    raise typer.Exit(0 if asyncio.run(probes.grpc_serving(address)) else 1)
+    settings = stack.settings()
+    if settings.tls and name not in SERVICES:
+        raise typer.BadParameter(f"one of {', '.join(SERVICES)}", param_hint="--name")
+    serving = probes.grpc_serving(address, name=name, settings=settings)
+    raise typer.Exit(0 if asyncio.run(serving) else 1)

@@ -20,10 +20,10 @@ from grpc_health.v1 import health_pb2
 
 from domain import errors
 from domain.ids import UserId
-from mesh import keys, rpc, server, streams, tokens
+from mesh import keys, rpc, server, streams, tls, tokens
 from mesh.keys import PublishedKeys
 from mesh.settings import Settings
-from ops import embedded, gateway
+from ops import certificates, embedded, gateway, gateway_tls
 
 START_TIMEOUT_S = 15.0
 HEALTH_TIMEOUT_S = 5.0
@@ -198,6 +198,7 @@ async def open_stack(
     """Opens a stack; `changed` are settings, `of_gateway` what a gateway.Gateway has besides."""
     values = {
         "keys": folder / "keys",
+        "certs": folder / "certs",
         "listen": "127.0.0.1:0",
         "drain_grace_s": 0.1,
         "drain_delay_s": 0,
@@ -207,6 +208,10 @@ async def open_stack(
     }
     settings = Settings.model_validate(values)
     keys.ensure_keys(settings)
+    if settings.tls:
+        certificates.ensure(settings)
+        for name, text in gateway_tls.secret_files(settings.certs / tls.GATEWAY).items():
+            (folder / name).write_text(text)
     token = tokens.TokenSigner(settings).sign_user(
         UserId(BIG_ID), 1, lifetime_s=3600, now=time.time()
     )
@@ -214,7 +219,7 @@ async def open_stack(
     async with AsyncExitStack() as opened:
         servings = {
             process: await opened.enter_async_context(
-                server.serving(settings, bound(process, settings, seen))
+                server.serving(settings, bound(process, settings, seen), process)
             )
             for process in SERVICES
         }
@@ -263,6 +268,8 @@ def local_gateway(folder: Path, settings: Settings, ports: dict[str, list[int]])
         descriptor=Path(__file__).parents[2] / "gen" / "descriptor.binpb",
         gateway_secret=keys.gateway_secret(settings.keys),
         access_log=folder / "access.log",
+        certs=settings.certs / tls.GATEWAY if settings.tls else None,
+        secrets=folder,
         **gateway.from_settings(settings),
         call_timeout_s=CALL_TIMEOUT_S,
     )

@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
-from ops import embedded, embedded_postgres, gateway, processes
+from mesh import tls
+from ops import embedded, embedded_postgres, gateway, gatewayfiles, processes
 from ops.processes import CONTAINER_METRICS_PORT, CONTAINER_PORT, KINDS, Addresses, ProcessKind
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,7 +45,7 @@ def test_a_process_is_told_what_chirp_up_tells_it(kind: ProcessKind) -> None:
     told = processes.process_environment(
         _addresses(), f"0.0.0.0:{CONTAINER_PORT}", f"0.0.0.0:{CONTAINER_METRICS_PORT}"
     )
-    assert set(given) == set(told)
+    assert set(given) == {*told, "CHIRP_TLS"}  # which `chirp up` hands on
     for listen in ("CHIRP_LISTEN", "CHIRP_METRICS_LISTEN"):
         assert given[listen] == told[listen]
     for target in _addresses().targets:
@@ -57,7 +58,10 @@ def test_a_process_is_healthy_where_it_listens(kind: ProcessKind) -> None:
 
     address = f"127.0.0.1:{CONTAINER_PORT}"
     assert service["expose"] == [str(CONTAINER_PORT)]
-    assert service["healthcheck"]["test"] == ["CMD", "chirp", "health", address]
+    assert service["healthcheck"]["test"] == [
+        *("CMD", "chirp", "health", address),
+        *("--name", kind.name),
+    ]
 
 
 @each_kind
@@ -77,7 +81,11 @@ def test_the_gateway_mounts_what_its_configuration_names() -> None:
     mounted = Path("/etc/chirp")
     defaults = gateway.Gateway()
 
-    assert SERVICES["gateway"]["volumes"] == [f"gateway:{mounted}:ro"]
+    certs = "/var/lib/chirp/certs"
+    assert SERVICES["gateway"]["volumes"] == [f"gateway:{mounted}:ro", f"certs:{certs}:ro"]
+    assert Path(certs) / tls.GATEWAY == gatewayfiles.CERTS
+    assert SERVICES["tweet-server"]["environment"]["CHIRP_CERTS"] == certs
+    assert defaults.secrets == mounted
     assert SERVICES["gateway"]["command"][:2] == ["--config-path", f"{mounted}/envoy.yaml"]
     assert defaults.descriptor == mounted / "descriptor.binpb"
 
@@ -132,6 +140,19 @@ def test_only_the_jobs_and_the_processes_see_the_keys() -> None:
     assert set(mounted) == {"migrate", "gateway-config", *(kind.container for kind in KINDS)}
 
 
+def test_one_job_makes_certificates_and_all_others_read_them() -> None:
+    mounted = {
+        name: volume
+        for name, service in SERVICES.items()
+        for volume in service.get("volumes", [])
+        if volume.startswith("certs:")
+    }
+
+    writers = {name for name, volume in mounted.items() if not volume.endswith(":ro")}
+    assert writers == {"migrate"}
+    assert set(mounted) == {"migrate", "gateway", *(kind.container for kind in KINDS)}
+
+
 def _conditions(service: Mapping[str, Any]) -> dict[str, str]:
     return {name: need["condition"] for name, need in service["depends_on"].items()}
 
@@ -139,6 +160,7 @@ def _conditions(service: Mapping[str, Any]) -> dict[str, str]:
 def _addresses() -> Addresses:
     return Addresses(
         keys=Path("/var/lib/chirp/keys"),
+        certs=Path("/var/lib/chirp/certs"),
         database_url="",
         valkey_url="",
         eventlog_url="",

@@ -3,6 +3,7 @@ import importlib.util
 import pytest
 
 from mesh import access
+from mesh.access import SERVERS
 from mesh.settings import Settings
 from ops import gateway, processes
 from ops.processes import KINDS, ProcessKind
@@ -18,6 +19,14 @@ def test_every_environment_variable_of_the_table_is_a_setting() -> None:
 
     settings = Settings.model_fields
     assert all(name.removeprefix("CHIRP_").lower() in settings for name in told)
+
+
+def test_callers_want_the_certificate_of_who_answers_a_service() -> None:
+    told = {name: kind.name for kind in KINDS for name in kind.services}
+
+    assert told.items() <= SERVERS.items()
+    assert set(SERVERS) - set(told) == {"chirp.v1.TrendCountService"}  # while it has the lead
+    assert SERVERS["chirp.v1.TrendCountService"] == "trend_worker"
 
 
 def test_the_gateway_knows_a_cluster_for_every_process() -> None:
@@ -39,6 +48,7 @@ def test_the_target_of_several_replicas_lists_them_all() -> None:
 def _addresses() -> processes.Addresses:
     return processes.Addresses(
         keys=Settings().keys,
+        certs=Settings().certs,
         database_url="postgresql://",
         valkey_url="redis://",
         eventlog_url="redis://",
