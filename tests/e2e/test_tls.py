@@ -27,7 +27,11 @@ POLL_S = 0.1
 @pytest.fixture(scope="module")
 def up() -> Iterator[ChirpUp]:
     # Two followers make an author pulled, so that both ways are used.
-    few = {"CHIRP_INFLUENCER_FOLLOWERS": "2", "CHIRP_TREND_AUTHORS_MIN": "1"}
+    few = {
+        "CHIRP_INFLUENCER_FOLLOWERS": "2",
+        "CHIRP_TREND_AUTHORS_MIN": "1",
+        "CHIRP_HEARTBEAT_S": "1",
+    }
     with (
         data_folder() as data,
         chirp_up(
