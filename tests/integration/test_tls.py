@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -76,9 +77,8 @@ async def code(address: str, credentials: grpc.ChannelCredentials | None) -> grp
         else grpc.aio.secure_channel(address, credentials, options=options)
     ) as channel:
         try:
-            await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=5
-            )
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
         except grpc.aio.AioRpcError as error:
             return error.code()
     return grpc.StatusCode.OK
@@ -171,9 +171,8 @@ async def test_reflection_answers_known_names_alone(settings: Settings, address:
         credentials = grpc.ssl_channel_credentials(trusted(settings), identity, identity)
         options = tls.named("tweet_server")
         async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
-            call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
-                iter([asked])
-            )
+            stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast(Any, channel))
+            call = stub.ServerReflectionInfo(iter([asked]))
             outcomes.append(await _outcome(call))
 
     assert outcomes == [grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED]
