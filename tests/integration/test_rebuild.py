@@ -15,6 +15,7 @@ from mesh.settings import Settings
 from ops import rebuild, upkeep
 from ops.rebuild import Done
 from ops.upkeep import Rebuilder
+from storage import upkeep as upkeep_rows
 from storage.timelines import Keys, WindowKind
 from tests.integration.accounts import Account, failure
 from tests.world import World, open_world
@@ -112,6 +113,21 @@ async def test_what_is_posted_during_a_rebuild_is_not_lost(world: World):
         assert await world.home(reader) == await world.oracle(reader)
 
 
+async def until_nobody_rebuilds(world: World) -> None:
+    """Waits until the database has seen that the connection of a stopped rebuild is gone."""
+    async with asyncio.timeout(10), world.accounts.pool.connection() as connection:
+        while True:
+            cursor = await connection.execute(
+                "SELECT 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database"
+                " WHERE locktype = 'advisory' AND datname = current_database()"
+                " AND (classid::bigint << 32 | objid::bigint) = %s",
+                (upkeep_rows.REBUILD_LOCK,),
+            )
+            if await cursor.fetchone() is None:
+                return
+            await asyncio.sleep(0.01)
+
+
 async def test_a_rebuild_that_was_stopped_goes_on_where_it_stopped(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
@@ -137,6 +153,7 @@ async def test_a_rebuild_that_was_stopped_goes_on_where_it_stopped(
     monkeypatch.setattr(Rebuilder, "rebuild", real)
     for reader in readers:
         await damage(world, reader)
+    await until_nobody_rebuilds(world)
     again = Done()
     await rebuild.everybody(world.settings, silent(), again, batch=2)
 

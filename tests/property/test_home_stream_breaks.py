@@ -82,8 +82,11 @@ class Server:
         )
         self.stub = timeline_pb2_grpc.TimelineServiceStub(channel)
 
-    async def stop(self) -> None:
+    async def drain(self) -> None:
         await self._serving.aclose()
+
+    async def stop(self) -> None:
+        await self.drain()
         await self._calling.aclose()
         self.stub = None
 
@@ -261,7 +264,8 @@ class History:
     async def drain(self, number: int) -> None:
         """Stops a server: its streams are told, and resume elsewhere or here, later."""
         ending = [r for r in self.readings if r.stream is not None and r.server == number]
-        stopping = asyncio.create_task(self.servers[number].stop())
+        # The readers' channel stays open: a server may be through before they have read all of it.
+        draining = asyncio.create_task(self.servers[number].drain())
         for reading_ in ending:
             assert reading_.stream is not None
             read: list[int] = []
@@ -273,7 +277,8 @@ class History:
             reading_.expected += [tweet for tweet in reading_.due if tweet in read]
             reading_.due = [tweet for tweet in reading_.due if tweet not in read]
             await self.close(reading_)
-        await stopping
+        await draining
+        await self.servers[number].stop()
         await self.servers[number].start()
 
     async def resume(self, reading_: Reading, server: int) -> None:
