@@ -22,6 +22,7 @@ from servers.log_tail import LogTail
 from servers.purge_feed import PurgeFeed
 from servers.rate_limits import RateLimits
 from servers.session_verifier import SessionVerifier
+from servers.short_form import ShortTimelines
 from servers.stream_marks import StreamMarks
 from servers.timeline_service import TimelineService
 from servers.tweet_hydrator import TweetHydrator
@@ -114,7 +115,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             services=[
                 rpc.bind(
                     descriptors["TimelineService"],
-                    (service, explaining, streaming),
+                    (service, ShortTimelines(service.GetHomeTimeline), explaining, streaming),
                     verifier,
                     streams,
                     rates=rates,

@@ -11,7 +11,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ops import embedded_postgres, stack
 from tests import ports
@@ -67,6 +69,32 @@ class ChirpUp:
     def wait_until_ready(self) -> None:
         """Waits until it serves."""
         self.wait_for("Ctrl-C stops it")
+
+    def wait_until_whole(self) -> None:
+        """Waits until every server and worker serves, and the gateway knows of it."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while missing := [*self._not_serving(), *self._unhealthy()]:
+            assert time.monotonic() < deadline, missing
+            time.sleep(POLL_S)
+
+    def _not_serving(self) -> list[str]:
+        found: list[str] = []
+        for name, replicas in self.stack().ports.items():
+            for port in replicas:
+                with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                    ask = health_pb2_grpc.HealthStub(channel).Check
+                    try:
+                        answer = ask(health_pb2.HealthCheckRequest(), timeout=1)
+                    except grpc.RpcError:
+                        found.append(f"{name} at {port}")
+                        continue
+                    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                        found.append(f"{name} at {port}")
+        return found
+
+    def _unhealthy(self) -> list[str]:
+        clusters = httpx.get(f"{self.stack().gateway_admin}/clusters").text
+        return [line for line in clusters.splitlines() if "::health_flags::/" in line]
 
     def stack(self) -> stack.Stack:
         """What it says of itself."""

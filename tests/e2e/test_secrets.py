@@ -4,17 +4,14 @@ account, nothing of it is left anywhere within a minute."""
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from mesh.settings import Settings
-from ops import embedded
 from storage import database, valkey
-from tests.e2e.chirp_up import ChirpUp, chirp_up, data_folder, run_chirp
+from tests.e2e.chirp_up import ChirpUp, run_chirp
 from tests.e2e.people import Person, sign_up, until
 from tests.e2e.streaming import EVENTS, WITHIN_S, items, streaming
 from tests.planted import found_in, found_in_database, found_in_valkey
@@ -29,32 +26,21 @@ WORDS = (NAME, PASSWORD, WRONG, DISPLAY, BIO, AVATAR, TEXT, TAG, MEDIA, REFUSED)
 PUBLIC = (NAME, DISPLAY, BIO, AVATAR, TEXT, TAG, MEDIA)
 
 
-@pytest.fixture(scope="module")
-def up() -> Iterator[ChirpUp]:
-    few = {"CHIRP_HEARTBEAT_S": "1", "CHIRP_TREND_AUTHORS_MIN": "1"}
-    with (
-        data_folder() as data,
-        chirp_up(data, embedded.free_port(), "--replicas", "2", **few) as running,
-    ):
-        running.wait_until_ready()
-        yield running
-
-
 def test_words_of_people_are_in_no_log_metric_or_event_and_go_with_the_account(
-    up: ChirpUp,
+    shared: ChirpUp,
 ) -> None:
-    with httpx.Client(base_url=up.url, timeout=WITHIN_S) as client:
+    with httpx.Client(base_url=shared.url, timeout=WITHIN_S) as client:
         friend = sign_up(client, "planted_friend")
         person = _join(client)
-        tokens = [person.token, up.token(NAME)]
+        tokens = [person.token, shared.token(NAME)]
         tweet, quote = _live(person, friend)
         _fail(person)
         # By the signature: the head of a token is the same in all of them.
         secrets = [*WORDS, *(token.rsplit(".", 1)[1] for token in tokens)]
 
-        assert _in_logs(up, secrets) == {}
-        assert _in_metrics(up, secrets) == {}
-        stored = asyncio.run(_stored(up, secrets))
+        assert _in_logs(shared, secrets) == {}
+        assert _in_metrics(shared, secrets) == {}
+        stored = asyncio.run(_stored(shared, secrets))
         assert set(stored["database"]) <= {"users", "tweets"}
         assert stored["database"]["users"] <= set(PUBLIC)
         assert stored["database"]["tweets"] <= set(PUBLIC)
@@ -69,10 +55,10 @@ def test_words_of_people_are_in_no_log_metric_or_event_and_go_with_the_account(
             begun = time.monotonic()
             _hidden_within(2.5, begun, friend, tweet, quote)
             assert person.call("GET", "/api/me").status_code == 401
-            _gone_within(GONE_WITHIN_S, begun, up, client, secrets)
+            _gone_within(GONE_WITHIN_S, begun, shared, client, secrets)
             friend.post("after it all")
             items(stream, 1)
-        verified = run_chirp("verify", "--all", CHIRP_DATA=str(up.data))
+        verified = run_chirp("verify", "--all", CHIRP_DATA=str(shared.data))
         assert verified.returncode == 0, verified.stdout + verified.stderr
         me = friend.ask("GET", "/api/me")
         assert (me["followerCount"], me["followingCount"]) == ("0", "0")
