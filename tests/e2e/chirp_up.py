@@ -73,7 +73,7 @@ class ChirpUp:
     def wait_until_whole(self) -> None:
         """Waits until every server and worker serves, and the gateway knows of it."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while missing := [*self._not_serving(), *self._unhealthy()]:
+        while missing := [*self._not_serving(), *self.unhealthy()]:
             assert time.monotonic() < deadline, missing
             time.sleep(POLL_S)
 
@@ -92,7 +92,8 @@ class ChirpUp:
                         found.append(f"{name} at {port}")
         return found
 
-    def _unhealthy(self) -> list[str]:
+    def unhealthy(self) -> list[str]:
+        """What the gateway says of those that it does not reach."""
         clusters = httpx.get(f"{self.stack().gateway_admin}/clusters").text
         return [line for line in clusters.splitlines() if "::health_flags::/" in line]
 

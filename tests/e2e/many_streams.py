@@ -104,13 +104,14 @@ async def read_all(
 
 
 def process_at(root: int, port: int) -> int:
-    """The timeline server that listens at a port."""
+    """The server that listens at a port, among all that a process started."""
     for child in descendants(root):
-        if "servers.timeline_server" in command_line(child):
-            environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            if f"CHIRP_LISTEN=127.0.0.1:{port}".encode() in environment:
-                return child
-    raise AssertionError(f"no timeline server listens at {port}")
+        if "-m servers." not in command_line(child):
+            continue
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        if f"CHIRP_LISTEN=127.0.0.1:{port}".encode() in environment:
+            return child
+    raise AssertionError(f"no server listens at {port}")
 
 
 async def until_gone(process_id: int) -> float:
