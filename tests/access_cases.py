@@ -166,7 +166,6 @@ CASES: dict[str, Case] = {
         fields=lambda scene: {"user_id": scene.owner.id},
         stranger="NOT_YOURS",
         blocked="NOT_YOURS",
-        private=True,
     ),
     "TimelineService/CountNewer": _timelines(fields=lambda _: {"since_id": 1}),
     "TimelineService/StreamHomeTimeline": _timelines(),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -82,7 +83,7 @@ class ChirpUp:
         for name, replicas in self.stack().ports.items():
             for port in replicas:
                 with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                    ask = health_pb2_grpc.HealthStub(channel).Check
+                    ask = cast(Any, health_pb2_grpc).HealthStub(channel).Check
                     try:
                         answer = ask(health_pb2.HealthCheckRequest(), timeout=1)
                     except grpc.RpcError:
