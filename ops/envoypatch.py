@@ -129,9 +129,7 @@ def operations(document: dict[str, Any]) -> Iterable[dict[str, Any]]:
             yield _add("listener.v3.Listener", KEYS, FILTER.format(ROUTER), "", each)
 
 
-def _of_listener(
-    listener: dict[str, Any], manager: dict[str, Any]
-) -> Iterable[dict[str, Any]]:
+def _of_listener(listener: dict[str, Any], manager: dict[str, Any]) -> Iterable[dict[str, Any]]:
     kind = "listener.v3.Listener"
     filters = {each["name"]: each for each in manager["http_filters"]}
     yield _add(kind, HTTPS, None, "/socket_options", listener["socket_options"])
@@ -140,18 +138,14 @@ def _of_listener(
     count = manager["common_http_protocol_options"]["max_headers_count"]
     path = "/common_http_protocol_options/max_headers_count"
     yield _add(kind, HTTPS, MANAGER, path, count)
-    # Each goes to the head, so the last one comes first.
-    for name in reversed(BEFORE):
-        yield _add(kind, HTTPS, MANAGER, "/http_filters/0", filters[name])
-    # Each goes right before the router.
-    for name in BEHIND:
-        yield _add(kind, HTTPS, FILTER.format(ROUTER), "", filters[name])
+    # Each goes right before the one that is named, behind those that went there already.
+    for names, before in ((BEFORE, JWT), (BEHIND, ROUTER)):
+        for name in names:
+            yield _add(kind, HTTPS, FILTER.format(before), "", filters[name])
     verifier = filters[JWT]["typed_config"]
     (provider,) = verifier["providers"].values()
     config = FILTER.format(JWT) + ".typed_config"
-    yield _add(
-        kind, HTTPS, config, "/strip_failure_response", verifier["strip_failure_response"]
-    )
+    yield _add(kind, HTTPS, config, "/strip_failure_response", verifier["strip_failure_response"])
     # Envoy Gateway names the providers; there is one.
     for name in PROVIDER_FIELDS:
         yield _add(kind, HTTPS, f"{config}.providers.*", f"/{name}", provider[name])
@@ -193,7 +187,9 @@ def _key(match: dict[str, Any]) -> str:
         return path
     if not match["safe_regex"]["regex"].startswith("/api/"):
         return match["safe_regex"]["regex"]
-    kind = "events" if any(each["name"] == "accept" for each in match.get("headers", ())) else "lines"
+    kind = (
+        "events" if any(each["name"] == "accept" for each in match.get("headers", ())) else "lines"
+    )
     return f"{kind} by url" if "query_parameters" in match else kind
 
 
