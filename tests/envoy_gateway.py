@@ -109,8 +109,8 @@ def _routes(found: Documents, section: str) -> dict[str, Any]:
         route = found[kind, name]
         if kind == "HTTPRoute" and route["spec"]["parentRefs"][0]["sectionName"] == section:
             made += _routes_of(found, route, verified=section == "https")
-    # Exact, then regular expressions, then prefixes; longer ones, those with more headers, with more
-    # query parameters first.
+    # Exact, then regular expressions, then prefixes; longer ones, those with more headers, with
+    # more query parameters first.
     ordered = [each for _, each in sorted(made, key=lambda pair: pair[0], reverse=True)]
     host = {"name": f"chirp/gateway/{section}/*", "domains": ["*"], "routes": ordered}
     return {"name": section, "ignore_port_in_host_matching": True, "virtual_hosts": [host]}

