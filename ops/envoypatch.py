@@ -65,9 +65,9 @@ HEAD = """\
 #
 # Why: Envoy Gateway 1.9 has no kind for transcoding JSON to gRPC, nor for the rest that is here:
 # what Envoy answers by itself in Chirp's form, limits per address that hold for all routes
-# together, the token in a stream's URL, an access log without names. EnvoyPatchPolicy has to be allowed
-# (values.yaml). It is not a stable interface: after a new release of Envoy Gateway, see that the
-# policy's status says Programmed before traffic goes there.
+# together, the token in a stream's URL, an access log without names. EnvoyPatchPolicy has to be
+# allowed (values.yaml). It is not a stable interface: after a new release of Envoy Gateway, see
+# that the policy's status says Programmed before traffic goes there.
 """
 
 

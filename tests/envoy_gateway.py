@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -164,16 +164,20 @@ def apply(resource: dict[str, Any], operation: dict[str, Any]) -> None:
     """Applies one operation to a resource, at every place that it finds. Raises where it finds
     none, as Envoy Gateway says of such a policy that it is invalid."""
     assert operation["op"] == "add"
-    pointers = [[]] if "jsonPath" not in operation else find(resource, operation["jsonPath"])
+    pointers: list[list[Any]] = (
+        [[]] if "jsonPath" not in operation else find(resource, operation["jsonPath"])
+    )
     assert pointers, f"nothing is at {operation['jsonPath']}"
     for pointer in pointers:
         *way, last = [*pointer, *operation.get("path", "").split("/")[1:]]
         target: Any = resource
         for step in way:
-            target = target[int(step)] if isinstance(target, list) else target.setdefault(step, {})
+            if step not in _steps(target):
+                target[step] = {}
+            target = target[step]
         value = copy.deepcopy(operation["value"])
         if isinstance(target, list):
-            target.insert(int(last), value)
+            cast(list[Any], target).insert(int(last), value)
         else:
             target[last] = value
 
@@ -192,12 +196,12 @@ def find(resource: Any, path: str) -> list[list[Any]]:
                 if each in _at(resource, p)
             ]
         if key:
-            test = re.search if operator == "=~" else lambda wanted, text: wanted == text
+            pattern = re.compile(value if operator == "=~" else f"^{re.escape(value)}$")
             places = [
                 [*p, number]
                 for p in places
                 for number, each in enumerate(_at(resource, p))
-                if test(value, each.get(key, ""))
+                if pattern.search(each.get(key, ""))
             ]
     return places
 
@@ -212,13 +216,13 @@ def _at(resource: Any, place: list[Any]) -> Any:
 
 
 def _below(resource: Any, name: str) -> Iterable[list[Any]]:
-    if isinstance(resource, dict):
-        steps: Iterable[tuple[Any, Any]] = resource.items()
-    elif isinstance(resource, list):
-        steps = enumerate(resource)
-    else:
-        return
-    for step, each in steps:
+    for step in _steps(resource):
         if step == name:
             yield [step]
-        yield from ([step, *more] for more in _below(each, name))
+        yield from ([step, *more] for more in _below(resource[step], name))
+
+
+def _steps(resource: Any) -> list[Any]:
+    if isinstance(resource, dict):
+        return list(cast(dict[str, Any], resource))
+    return list(range(len(cast(list[Any], resource)))) if isinstance(resource, list) else []

@@ -223,7 +223,7 @@ def follow_filters(
         spec = found["HTTPRouteFilter", name]["spec"]
         if "credentialInjection" in spec:
             kind = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
-            on = {"@type": kind, "config": {}}
+            on: dict[str, Any] = {"@type": kind, "config": {}}
             key = f"{INJECTOR}/httproutefilter/chirp/{name}"
             made["typed_per_filter_config"][key] = on
             continue

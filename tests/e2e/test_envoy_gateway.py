@@ -1,11 +1,10 @@
-"""gateway/envoy-gateway/ serves clients, as far as it can be tried without Kubernetes: by a real Envoy,
-configured as Envoy Gateway would (tests/envoy_gateway.py)."""
+"""gateway/envoy-gateway/ serves clients, as far as it can be tried without Kubernetes: by a real
+Envoy, configured as Envoy Gateway would (tests/envoy_gateway.py)."""
 
 import asyncio
 import json
 import subprocess
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -149,11 +148,11 @@ async def test_the_listener_of_keys_serves_nothing_else(stack: Stack) -> None:
 
 
 async def test_the_access_log_has_no_token_and_no_name(stack: Stack) -> None:
-    log: Path = stack.described.access_log
+    read = stack.described.access_log.read_text
     await stack.rest.get("/api/users/by-username/SECRET?access_token=SECRET")
     await stack.rest.get("/api/tweets/987654")
 
     async with asyncio.timeout(gateway_stack.HEALTH_TIMEOUT_S):
-        while "/api/tweets/987654" not in log.read_text():
+        while "/api/tweets/987654" not in read():
             await asyncio.sleep(0.05)
-    assert "SECRET" not in log.read_text()
+    assert "SECRET" not in read()

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 HERE = Path(__file__).resolve().parent
 KUBERNETES = (
@@ -88,14 +88,14 @@ def _kubernetes(package: Path) -> dict[str, Any]:
 def _bare(schema: Any) -> Any:
     """A schema without what is for people, and without what says the group and kind again."""
     if isinstance(schema, list):
-        return [_bare(each) for each in schema]
+        return [_bare(each) for each in cast(list[Any], schema)]
     if not isinstance(schema, dict):
         return schema
-    kept = {
+    kept: dict[str, Any] = {
         key: {name: _bare(each) for name, each in value.items()}
         if key == "properties"
         else _bare(value)
-        for key, value in schema.items()
+        for key, value in cast(dict[str, Any], schema).items()
         if key != "description" and not key.startswith("x-")
     }
     kept.get("properties", {}).pop("status", None)  # nobody writes it
