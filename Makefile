@@ -48,6 +48,7 @@ check: dev ## Checks style, types, protos and arrows: what CI runs before the te
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m ops.protos check
 	$(BIN)/python -m ops.openapi check
+	$(BIN)/python -m ops.metrics_page check
 	$(BIN)/python -m ops.protos lint
 	$(BIN)/python -m ops.protos breaking
 	@! grep -nE -e '--(extra-)?index-url|--find-links|--trusted-host|://' requirements.lock requirements-dev.lock \
@@ -90,6 +91,7 @@ lock: dev ## Writes the lock files from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml --extra dev -o requirements-dev.lock
 
 .PHONY: gen
-gen: dev ## Generates gen/ and the OpenAPI document from protos/.
+gen: dev ## Generates gen/, the OpenAPI document and docs/metrics.md.
 	$(BIN)/python -m ops.protos generate
 	$(BIN)/python -m ops.openapi generate
+	$(BIN)/python -m ops.metrics_page generate

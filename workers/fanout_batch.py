@@ -1,7 +1,7 @@
 """What the fan-out worker gathers from a batch of events before it applies anything."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from chirp.v1 import events_pb2
@@ -13,14 +13,14 @@ from mesh.metrics import Histogram, Sample
 from storage import tweet_cache
 from storage.followers import Change
 
-TIERS = {
+TIERS: Mapping[int, str] = {
     events_pb2.DELIVERY_PUSH: "normal",
     events_pb2.DELIVERY_PUSH_ACTIVE: "influencer",
     events_pb2.DELIVERY_PULL: "celebrity",
 }
 """The tier that a tweet's author had at commit, by the delivery that was stamped then."""
 
-Posted = tuple["events_pb2.Delivery", float]
+Posted = tuple[int, float]
 """The delivery of a tweet, and when its event was written, in seconds since 1970."""
 
 

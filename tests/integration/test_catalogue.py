@@ -127,7 +127,7 @@ async def test_processes_tell_what_the_catalogue_declares_and_nothing_else(chirp
 
     told = await everything(chirp)
 
-    names = set().union(*told.values())
+    names = {name for samples in told.values() for name in samples}
     assert KNOWN.keys() - names == set(), "declared, and told by no process"
     for process, samples in told.items():
         for name, found in samples.items():

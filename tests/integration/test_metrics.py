@@ -45,7 +45,7 @@ async def test_the_lag_of_notifications_is_a_metric(settings: Settings) -> None:
     assert (lag(at_rest, "notifications"), lag(handled, "notifications")) == (0, 0)
     assert lag(behind, "notifications") == 1
     assert behind.count(f"# TYPE {EVENT_LAG.name} gauge\n") == 1
-    assert behind.count('group="notifications"') == world.event_log.partitions
+    assert behind.count(f'{EVENT_LAG.name}{{group="notifications"') == world.event_log.partitions
 
 
 async def test_the_lag_and_the_losses_of_trends_are_metrics_of_every_replica(

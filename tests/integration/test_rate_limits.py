@@ -75,6 +75,7 @@ async def counted(limits: RateLimits, metric: Metric, kind: Kind) -> float:
         for each in await limits.collect()
         if each.metric is metric and each.labels == (kind.value,)
     ]
+    assert isinstance(sample.value, float | int)
     return sample.value
 
 
