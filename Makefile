@@ -56,6 +56,7 @@ check: dev ## Checks style, types, protos and arrows: what CI runs before the te
 	$(BIN)/python -m ops.protos check
 	$(BIN)/python -m ops.openapi check
 	$(BIN)/python -m ops.envoypatch check
+	$(BIN)/python -m ops.metrics_page check
 	$(BIN)/python -m ops.protos lint
 	$(BIN)/python -m ops.protos breaking
 	@! grep -nE -e '--(extra-)?index-url|--find-links|--trusted-host|://' requirements.lock requirements-dev.lock \
@@ -98,7 +99,8 @@ lock: dev ## Writes the lock files from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml --extra dev -o requirements-dev.lock
 
 .PHONY: gen
-gen: dev ## Generates gen/ and the OpenAPI document from protos/, and Envoy Gateway's patch from Envoy's configuration.
+gen: dev ## Generates gen/, the OpenAPI document, docs/metrics.md and Envoy Gateway's patch.
 	$(BIN)/python -m ops.protos generate
 	$(BIN)/python -m ops.openapi generate
+	$(BIN)/python -m ops.metrics_page generate
 	$(BIN)/python -m ops.envoypatch generate

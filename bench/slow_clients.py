@@ -36,7 +36,7 @@ from bench.streams_shape import FIRST_ID, make_world, resident_bytes
 from bench.world import mint_tokens
 from domain.ids import UserId
 from mesh import settings as settings_module
-from mesh.metrics import OPEN_STREAMS
+from mesh.catalogue import OPEN_STREAMS
 from ops.children import StartError
 from ops.processes import KINDS
 

@@ -6,7 +6,7 @@ grpc.aio's own interceptors cost an extra task switch each; a closure costs a ca
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -26,6 +26,7 @@ from domain.errors import (
 from domain.ids import UserId
 from mesh import errors, tls
 from mesh.access import CALLERS, KINDS, RULES, Access
+from mesh.calls import Calls
 from mesh.rates import Admit, Rates
 from mesh.streams import Answers, Frames, Gone, OpenStream, Streams, TooSlow
 from mesh.tokens import Claims
@@ -98,6 +99,8 @@ class BoundService:
     """Whether its health is SERVING, asked again and again; None where it always is."""
     verifier: Verifier | None = None
     """By whom its callers are known."""
+    calls: Sequence[Calls] = ()
+    """What became of the calls of each method."""
 
 
 def bind(
@@ -120,6 +123,7 @@ def bind(
     """
     servicers = cast("tuple[object, ...]", servicer if isinstance(servicer, tuple) else (servicer,))
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    calls: list[Calls] = []
     for method in service.methods:
         path = f"/{service.full_name}/{method.name}"
         bound = _method(servicers, method.name)
@@ -138,8 +142,9 @@ def bind(
             kind = grpc.unary_unary_rpc_method_handler
             door = Door(path, verifier, rates)
             answer = _answering(path, cast(Method, bound), door, _parser(method.input_type))
+        calls.append(Calls(service.name, method.name, streams=method.server_streaming))
         handlers[method.name] = kind(
-            answer,
+            calls[-1].counting(answer),
             request_deserializer=None,  # gRPC would answer INTERNAL to what is no message
             response_serializer=_serialise,
         )
@@ -149,6 +154,7 @@ def bind(
         streams,
         is_ready,
         verifier,
+        calls,
     )
 
 

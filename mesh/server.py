@@ -18,7 +18,6 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol, cast
 
 import grpc
@@ -26,13 +25,12 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mesh import metrics, rpc, tls
+from mesh import rpc, tls, vitals
 from mesh import settings as settings_module
 from mesh.files import LOOK_S
-from mesh.metrics import Collector, Sample
+from mesh.metrics import Collector
 from mesh.rpc import BoundService, Verifier
 from mesh.settings import Settings
-from mesh.streams import Streams
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # of an answer, and what clients take
 # Of a request, also when it was compressed: the longest has 1,000 ids.
@@ -202,14 +200,6 @@ def calm_collector() -> None:
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
-def _stream_collectors(services: Sequence[BoundService]) -> list[Collector]:
-    async def collect(streams: Streams) -> list[Sample]:
-        return [Sample(metrics.OPEN_STREAMS, streams.count)]
-
-    opened = {service.streams for service in services if service.streams is not None}
-    return [partial(collect, streams) for streams in opened]
-
-
 async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -217,9 +207,8 @@ async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> No
         loop.add_signal_handler(number, stop.set)
     async with opener(settings) as process:
         tasks = [asyncio.create_task(run()) for run in process.loops]
-        collectors = [*process.collectors, *_stream_collectors(process.services)]
         async with (
-            metrics.exposing(settings.metrics_listen, collectors),
+            vitals.told(settings.metrics_listen, process.services, process.collectors),
             serving(settings, process.services, name) as server,
         ):
             log.info("%s serves on port %d", name, server.port)

@@ -87,7 +87,12 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
                 ),
             ],
             loops=[feed.run, lambda: _clear_sessions(pool), eraser.run, rates.run],
-            collectors=[throttle.collect, rates.collect],
+            collectors=[
+                throttle.collect,
+                rates.collect,
+                feed.collect,
+                lambda: database.collect(pool),
+            ],
         )
 
 

@@ -32,6 +32,7 @@ from servers.user_names import UserNames
 from servers.viewer_marks import ViewerMarks
 from servers.viewers import Viewers
 from storage import database, valkey, valkey_cluster
+from storage import upkeep as upkeep_rows
 from storage.rates import RateStore
 from storage.timelines import TimelineStore
 
@@ -123,7 +124,16 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                 rpc.bind(descriptors["TimelineUpkeepService"], upkeep, verifier),
             ],
             loops=[feed.run, tail.run, rates.run],
-            collectors=[rates.collect],
+            collectors=[
+                rates.collect,
+                feed.collect,
+                names.collect,
+                hydrator.collect,
+                viewers.collect,
+                skeleton.counts.collect,
+                lambda: database.collect(pool),
+                lambda: upkeep_rows.collect(pool),
+            ],
         )
         # bench/__main__.py reads these lines.
         for what, hits, misses, size in (

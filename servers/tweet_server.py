@@ -91,7 +91,12 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                 rpc.bind(services["TweetRecordService"], records, verifier),
             ],
             loops=[feed.run, TweetEraser(pool, cache).run, rates.run],
-            collectors=[rates.collect],
+            collectors=[
+                rates.collect,
+                feed.collect,
+                names.collect,
+                lambda: database.collect(pool),
+            ],
         )
 
 

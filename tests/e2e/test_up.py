@@ -18,7 +18,7 @@ from chirp_up import (
     wait_until_gone,
 )
 
-from mesh.metrics import EVENT_LAG, OPEN_STREAMS
+from mesh.catalogue import EVENT_LAG, OPEN_STREAMS
 from ops import embedded
 
 ACCOUNT = {"username": "early_bird", "password": "correct horse"}
