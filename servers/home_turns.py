@@ -1,6 +1,6 @@
-"""Wakes streams a few at a time. A tweet is for all streams that watch its author at once, and each
-that wakes takes about 60 us: a thousand of them would hold up every read for that long. Between two
-turns of the loop, whoever else has something to do does it."""
+"""Wakes streams a few at a time. A tweet is for all streams that watch its author at once, and a
+thousand that wake in one turn of the loop would hold up every read for as long as they all take.
+Between two turns, whoever else has something to do does it."""
 
 import asyncio
 from collections import deque
@@ -13,15 +13,13 @@ class Turns:
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._begun = False
 
     def wake(self, sleeper: "asyncio.Future[None]") -> None:
         """Sets a future that a stream waits for, when it is its turn; one that was cancelled by
         then takes none."""
-        self._waiting.append(sleeper)
-        if not self._begun:
-            self._begun = True
+        if not self._waiting:
             asyncio.get_running_loop().call_soon(self._take_turn)
+        self._waiting.append(sleeper)
 
     def _take_turn(self) -> None:
         woken = 0
@@ -30,6 +28,5 @@ class Turns:
             if not sleeper.done():
                 sleeper.set_result(None)
                 woken += 1
-        self._begun = bool(self._waiting)
-        if self._begun:
+        if self._waiting:
             asyncio.get_running_loop().call_soon(self._take_turn)

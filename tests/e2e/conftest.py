@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops import embedded
-from tests.e2e.chirp_up import ChirpUp, chirp_up, data_folder
+from tests.e2e.chirp_up import ChirpUp, ready
 
 FEW = {
     "CHIRP_HEARTBEAT_S": "1",
@@ -22,11 +21,7 @@ FEW = {
 @pytest.fixture(scope="session")
 def started() -> Iterator[ChirpUp]:
     """Two replicas of each server, where little is much."""
-    with (
-        data_folder() as data,
-        chirp_up(data, embedded.free_port(), "--replicas", "2", **FEW) as running,
-    ):
-        running.wait_until_ready()
+    with ready("--replicas", "2", **FEW) as running:
         yield running
 
 
@@ -40,9 +35,5 @@ def shared(started: ChirpUp) -> ChirpUp:
 @pytest.fixture(scope="session")
 def unlimited() -> Iterator[ChirpUp]:
     """One replica of each server, without limits of rates."""
-    with (
-        data_folder() as data,
-        chirp_up(data, embedded.free_port(), CHIRP_RATE_LIMITS="0") as running,
-    ):
-        running.wait_until_ready()
+    with ready(CHIRP_RATE_LIMITS="0") as running:
         yield running

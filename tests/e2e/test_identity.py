@@ -6,9 +6,7 @@ from collections.abc import Iterator
 import httpx
 import jwt
 import pytest
-from chirp_up import ChirpUp, chirp_up, command_line, data_folder, descendants, run_chirp
-
-from ops import embedded
+from chirp_up import ChirpUp, command_line, descendants, ready, run_chirp
 
 ACCOUNT = {"username": "ada", "password": "correct horse"}
 LEAD_S = 3
@@ -19,14 +17,8 @@ POLL_S = 0.2
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[ChirpUp]:
-    with (
-        data_folder() as data,
-        chirp_up(
-            data, embedded.free_port(), "--replicas", "2",
-            CHIRP_KEY_LEAD_S=str(LEAD_S), CHIRP_JWKS_CACHE_S="1",
-        ) as running,
-    ):  # fmt: skip
-        running.wait_until_ready()
+    soon = {"CHIRP_KEY_LEAD_S": str(LEAD_S), "CHIRP_JWKS_CACHE_S": "1"}
+    with ready("--replicas", "2", **soon) as running:
         httpx.post(f"{running.url}/api/users", json=ACCOUNT).raise_for_status()
         yield running
 

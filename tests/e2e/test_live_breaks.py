@@ -92,7 +92,7 @@ async def test_a_thousand_streams_of_a_draining_server_resume_elsewhere_and_miss
     )
     readers = await many_streams.make_readers(settings, int(author.id))
     draining, other = described.ports["timeline_server"]
-    process_id = many_streams.process_at(shared.process.pid, draining)
+    process_id = shared.process_at(draining)
     begun = asyncio.Event()
     reading = asyncio.create_task(many_streams.read_all(readers, draining, begun))
     await begun.wait()

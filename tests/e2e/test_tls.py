@@ -14,12 +14,10 @@ import grpc
 import httpx
 import pytest
 from chirp.v1 import timeline_pb2, timeline_pb2_grpc
-from chirp_up import ChirpUp, chirp_up, data_folder, run_chirp
+from chirp_up import ChirpUp, ready, run_chirp
 
 from mesh import tls
-from ops import embedded
 from ops.processes import KINDS
-from tests.e2e.many_streams import process_at
 from tests.e2e.people import sign_up, until
 from tests.e2e.streaming import EVENTS, items, streaming
 
@@ -31,23 +29,13 @@ POLL_S = 0.1
 def up() -> Iterator[ChirpUp]:
     # Two followers make an author pulled, so that both ways are used.
     few = {
+        "CHIRP_TLS": "1",
+        "CHIRP_RATE_LIMITS": "0",
         "CHIRP_INFLUENCER_FOLLOWERS": "2",
         "CHIRP_TREND_AUTHORS_MIN": "1",
         "CHIRP_HEARTBEAT_S": "1",
     }
-    with (
-        data_folder() as data,
-        chirp_up(
-            data,
-            embedded.free_port(),
-            "--replicas",
-            "2",
-            CHIRP_TLS="1",
-            CHIRP_RATE_LIMITS="0",
-            **few,
-        ) as running,
-    ):
-        running.wait_until_ready()
+    with ready("--replicas", "2", **few) as running:
         yield running
 
 
@@ -163,9 +151,9 @@ def come_anew(up: ChirpUp, *names: str) -> None:
     """Stops the first replica of each, and waits until the gateway reaches those that follow."""
     said = up.output.count("runs again")
     for name in names:
-        os.kill(process_at(up.process.pid, up.stack().ports[name][0]), signal.SIGTERM)
+        os.kill(up.process_at(up.stack().ports[name][0]), signal.SIGTERM)
     deadline = time.monotonic() + 2 * FOLLOWED_S
-    while up.output.count("runs again") < said + len(names) or up.unhealthy():
+    while up.output.count("runs again") < said + len(names) or up.unreached():
         assert time.monotonic() < deadline, up.output[-1_000:]
         time.sleep(POLL_S)
 
