@@ -4,7 +4,8 @@
 terminal and JSON anywhere else.
 
     {"time": "2026-11-21T10:00:00.123456Z", "level": "WARNING", "process": "tweet_server",
-     "process_id": 7, "logger": "mesh.errors", "message": "...", "request_id": "...", "error": "..."}
+     "process_id": 7, "logger": "mesh.errors", "message": "...", "request_id": "...",
+     "error": "..."}
 
 `CHIRP_LOG_LEVELS` names a file that says how much, and may come, change and go while processes run;
 they look every 2 s. Each line is a logger and a level; `chirp` means all of Chirp's own:
