@@ -24,7 +24,7 @@ from domain.errors import (
     Unauthenticated,
 )
 from domain.ids import UserId
-from mesh import errors, tls
+from mesh import errors, requests, tls
 from mesh.access import CALLERS, KINDS, RULES, Access
 from mesh.calls import Calls
 from mesh.rates import Admit, Rates
@@ -243,6 +243,7 @@ def _answering(path: str, method: Method, door: Door, parse: Callable[[bytes], M
     async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())
+            requests.begin(metadata)
             claims = await door.enter(metadata)
             return await method(parse(request), Call(claims, None, metadata))
         except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
@@ -264,6 +265,7 @@ def _streaming(
         stream = OpenStream(context, frames)
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())
+            requests.begin(metadata)
             claims = await door.enter(metadata)
             # At once: a session that ends from here on ends the stream, too.
             streams.admit(stream, claims)

@@ -14,7 +14,6 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mesh import rpc, tls, vitals
+from mesh import logs, rpc, tls, vitals
 from mesh import settings as settings_module
 from mesh.files import LOOK_S
 from mesh.metrics import Collector
@@ -98,12 +97,8 @@ class Serving:
 
 def main(name: str, opener: Opener) -> None:
     """Runs a process until SIGTERM or SIGINT: the whole of a server's or worker's main()."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format=f"%(asctime)s %(levelname)-7s {name} %(name)s: %(message)s",
-    )
     settings = settings_module.load()
+    logs.begin(name, settings.log_format)
     uvloop.run(_run_until_signal(name, settings, opener))
 
 
@@ -206,7 +201,8 @@ async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with opener(settings) as process:
-        tasks = [asyncio.create_task(run()) for run in process.loops]
+        loops = [*process.loops, logs.Levels(settings.log_levels).follow]
+        tasks = [asyncio.create_task(run()) for run in loops]
         async with (
             vitals.told(settings.metrics_listen, process.services, process.collectors),
             serving(settings, process.services, name) as server,
