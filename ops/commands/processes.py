@@ -37,7 +37,11 @@ def restart() -> None:
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    schema_only: Annotated[
+        bool, typer.Option("--schema-only", help="Where keys come from elsewhere.")
+    ] = False,
+) -> None:
     """Bring the database's schema up to date; make keys, and with CHIRP_TLS certificates, where
     there are none."""
     import asyncio
@@ -47,9 +51,10 @@ def migrate() -> None:
     from storage import database
 
     settings = stack.running()
-    keys.ensure_keys(settings)
-    if settings.tls:
-        certificates.ensure(settings)
+    if not schema_only:
+        keys.ensure_keys(settings)
+        if settings.tls:
+            certificates.ensure(settings)
     for name in asyncio.run(database.migrate(settings.database_url)):
         typer.echo(f"applied {name}")
 
@@ -72,7 +77,8 @@ def health(
         str, typer.Option(help="Who it is, such as tweet_server; needed with CHIRP_TLS.")
     ] = "",
 ) -> None:
-    """Exit with 0 where a process answers SERVING."""
+    """Exit with 0 where a process answers SERVING. With CHIRP_TLS it is asked as itself: where it
+    runs there need be no certificate but its own."""
     import asyncio
 
     from mesh.access import SERVICES
@@ -81,5 +87,5 @@ def health(
     settings = stack.settings()
     if settings.tls and name not in SERVICES:
         raise typer.BadParameter(f"one of {', '.join(SERVICES)}", param_hint="--name")
-    serving = probes.grpc_serving(address, name=name, settings=settings)
+    serving = probes.grpc_serving(address, name=name, as_name=name, settings=settings)
     raise typer.Exit(0 if asyncio.run(serving) else 1)
