@@ -71,6 +71,22 @@ def gateway_config(
 
 
 @app.command()
+def secrets() -> None:
+    """Print Kubernetes' Secrets of CHIRP_KEYS, and with CHIRP_TLS of CHIRP_CERTS, for
+    `kubectl apply --server-side -f -`. Makes what is not there yet."""
+    from mesh import keys
+    from mesh import settings as settings_module
+    from ops import certificates
+    from ops import secrets as secrets_module
+
+    settings = settings_module.load()
+    keys.ensure_keys(settings)
+    if settings.tls:
+        certificates.ensure(settings)
+    typer.echo(secrets_module.manifests(settings), nl=False)
+
+
+@app.command()
 def health(
     address: Annotated[str, typer.Argument(help="host:port of a server or worker.")],
     name: Annotated[
