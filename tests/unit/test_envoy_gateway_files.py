@@ -1,16 +1,14 @@
 """gateway/envoy-gateway/ says the same as gateway/envoy.yaml."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
 from mesh.settings import Settings
 from ops import envoypatch, gateway
-from tests import envoy_gateway
+from tests import envoy_gateway, kubernetes_schemas
 from tests import envoy_gateway_parts as parts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -36,11 +34,7 @@ Route = dict[str, Any]
 def test_a_file_follows_the_schemas_of_envoy_gateway_and_the_gateway_api(
     document: dict[str, Any],
 ) -> None:
-    definitions = json.loads((ROOT / "tests" / "schemas" / "gateway.json").read_text())
-    package = "envoy" if document["apiVersion"].startswith("gateway.envoyproxy.io/") else "api"
-    schema = {"$ref": f"#/$defs/{package}.{document['kind']}", "$defs": definitions}
-
-    jsonschema.Draft202012Validator(schema).validate(document)
+    kubernetes_schemas.validate(document)
 
 
 def test_every_file_says_why_it_is_there_and_is_named_by_the_kustomization() -> None:
