@@ -80,6 +80,7 @@ bench-slow: dev ## Measures what 500 slow clients cost others; writes bench/slow
 # gRPC says on each start of a child that it leaves its own threads be.
 .PHONY: soak
 soak: dev ## Plays random histories on real processes that are killed, then hostile input; MINUTES=5 SEED=.
+	GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.soak --kills
 	GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.soak --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED)) $(SOAK)
 	CHIRP_TEST_HOSTILE=$(or $(HOSTILE),75) $(BIN)/python -m pytest -q tests/e2e/test_schemathesis.py tests/e2e/test_hostile_bytes.py
 

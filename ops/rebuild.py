@@ -94,8 +94,10 @@ async def everybody(
     ConnectionError where a server stays away."""
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(bulk.connect(settings))
-        if not await upkeep_rows.try_lock_rebuild(connection):
+        if not await database.try_lead(connection, upkeep_rows.REBUILD_LOCK):
             raise LookupError("another `chirp rebuild --all` is under way")
+        # A connection that was closed keeps its lock until PostgreSQL sees that.
+        stack.push_async_callback(database.stop_leading, connection, upkeep_rows.REBUILD_LOCK)
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
         timelines = TimelineStore(cache, settings)
         rebuilder = await stack.enter_async_context(upkeep.open_rebuilder(settings))

@@ -65,13 +65,6 @@ async def count_repairs(connection: Connection) -> int:
     return int(row[0])
 
 
-async def try_lock_rebuild(connection: Connection) -> bool:
-    """Takes the lock of rebuilds for as long as the connection lives, if nobody has it."""
-    cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (REBUILD_LOCK,))
-    row = await cursor.fetchone()
-    return bool(row and row[0])
-
-
 async def begin_rebuild(connection: Connection) -> RebuildRow:
     """Returns the rebuild that was stopped, or a new one."""
     await connection.execute("INSERT INTO timeline_rebuilds DEFAULT VALUES ON CONFLICT DO NOTHING")

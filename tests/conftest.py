@@ -1,4 +1,5 @@
-"""The real PostgreSQL and the two real Valkeys of a test run, started once, stopped at the end."""
+"""The real PostgreSQL and the two real Valkeys of a test run, started once, stopped at the end; and
+which files run in one process."""
 
 import asyncio
 import itertools
@@ -10,12 +11,14 @@ import time
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import pytest_asyncio
 import redis.asyncio
 import redis.exceptions
+from xdist.scheduler import LoadFileScheduling
 
 from mesh import keys
 from mesh.settings import Settings
@@ -25,8 +28,31 @@ from tests import ports
 
 START_TIMEOUT_S = 20.0
 
+# Files whose tests share a stack (tests/e2e/conftest.py), which takes long to start.
+TOGETHER = {
+    f"tests/e2e/test_{file}.py": stack
+    for stack, files in {
+        "shared": ("live", "live_breaks", "main_path", "secrets", "up"),
+        "unlimited": ("hostile_bytes", "schemathesis"),
+    }.items()
+    for file in files
+}
+
 embedded.choose_ports(ports.OWN)
 _numbers = itertools.count(1)
+
+
+class Scheduling(LoadFileScheduling):
+    """Gives a process a file at a time, and files that share a stack together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return TOGETHER.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Tells xdist, where tests run in several processes."""
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +127,10 @@ async def fresh_settings(backing: Settings) -> AsyncGenerator[Settings]:
     async with await psycopg.AsyncConnection.connect(
         f"{base}/postgres", autocommit=True
     ) as connection:
-        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE chirp'.encode())
+        # Half the time of the default, which writes each page to the log that nobody keeps here.
+        await connection.execute(
+            f'CREATE DATABASE "{name}" TEMPLATE chirp STRATEGY FILE_COPY'.encode()
+        )
         for url in (backing.valkey_url, backing.eventlog_url):
             async with redis.asyncio.Redis.from_url(url) as valkey:
                 await valkey.flushall()

@@ -25,6 +25,7 @@ def test_planted_bug_is_found(settings_sync: Settings, monkeypatch: pytest.Monke
         timeline_machine.play(
             machine,
             histories=3 * HISTORIES,
+            seed_of=bug.seed,
             # The first one will do: it need not be made short, or remembered.
             phases=[Phase.generate],
             report_multiple_bugs=False,

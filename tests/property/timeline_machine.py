@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 from unittest.mock import patch
 
-from hypothesis import HealthCheck
+from hypothesis import HealthCheck, seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -291,11 +291,17 @@ def playing(settings: Settings) -> Generator[type[TimelineMachine]]:
 
 
 def play(
-    machine: type[TimelineMachine], *, histories: int, steps: int = STEPS, **more: Any
+    machine: type[TimelineMachine],
+    *,
+    histories: int,
+    steps: int = STEPS,
+    seed_of: int | None = None,
+    **more: Any,
 ) -> None:
-    """Plays random stories; raises what the first bad one raised, made short."""
+    """Plays random stories, of a seed the same in each run; raises what the first bad one raised,
+    made short."""
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        machine,
+        machine if seed_of is None else seed(seed_of)(type(machine.__name__, (machine,), {})),
         settings=hypothesis_settings(
             max_examples=histories,
             stateful_step_count=steps,

@@ -17,18 +17,22 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from ops import embedded_postgres
 from ops.children import StartError
-from tests.soak import graph, history, judge, plan, rest, stack
+from tests.soak import graph, history, judge, kills, plan, rest, stack
 from tests.soak.api import Counts
 from tests.soak.graph import Graph
 from tests.soak.history import Result
+from tests.soak.kills import Kills
 
 MODES: dict[str, dict[str, str]] = {
     "plain": {},
@@ -70,13 +74,17 @@ def main() -> int:
     parser.add_argument("--mode", choices=[*MODES, "both"], default="both")
     parser.add_argument("--graph", type=Path, help="play on this follower graph instead")
     parser.add_argument("--tweets", type=Path, nargs="*", default=[], help="and post these before")
-    parser.add_argument("--rate", type=float, default=200.0, help="operations a second, on a graph")
+    parser.add_argument(
+        "--rate", type=float, default=200.0, help="operations a second, on a graph or beside kills"
+    )
+    parser.add_argument("--kills", action="store_true", help="what clients see of deaths instead")
     arguments = parser.parse_args()
     seed: int = secrets.randbelow(1_000_000) * 1_000 if arguments.seed is None else arguments.seed
     if arguments.graph is not None:
-        return _soak_graph(
-            Graph(arguments.graph, arguments.tweets, arguments.minutes, arguments.rate, seed)
-        )
+        asked = Graph(arguments.graph, arguments.tweets, arguments.minutes, arguments.rate, seed)
+        return _soak_once(partial(graph.run, asked))
+    if arguments.kills:
+        return _soak_once(partial(kills.run, Kills(arguments.rate, seed)))
     modes = list(MODES) if arguments.mode == "both" else [arguments.mode]
     totals = Totals()
     started = time.monotonic()
@@ -90,13 +98,13 @@ def main() -> int:
     return 1 if totals.findings or totals.lost_writes else 0
 
 
-def _soak_graph(asked: Graph) -> int:
+def _soak_once(run: Callable[[Path, Counts, stack.Say], Coroutine[Any, Any, list[str]]]) -> int:
     counts, folder, started = Counts(), _folder(), time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
-    findings = uvloop.run(graph.run(asked, folder / "data", counts, say))
+    findings = uvloop.run(run(folder / "data", counts, say))
     print(*_calls(counts), *findings, sep="\n")
     print(f"findings: {len(findings)}; {(time.monotonic() - started) / 60:.1f} minutes in all")
     if findings:

@@ -53,7 +53,7 @@ async def run(plan: Plan, *, stack: SoakStack, api: Api, judge: Judge) -> Result
     """Plays a history and judges it. Faults are over when it returns."""
     started = time.monotonic()
     random = Random(plan.seed)
-    people, model = await _make_people(stack, random, plan)
+    people, model = await make_people(stack, random, plan.follow_share)
     player = Player(api, people, model, judge.oracle, prefix=f"soak-{plan.seed}")
     flaws_before = len(api.flaws)
     for _ in range(plan.first_posts):
@@ -145,7 +145,9 @@ async def _rebuild(stack: SoakStack) -> str:
     return rebuild.summary(done)
 
 
-async def _make_people(stack: SoakStack, random: Random, plan: Plan) -> tuple[list[Person], Model]:
+async def make_people(
+    stack: SoakStack, random: Random, follow_share: float
+) -> tuple[list[Person], Model]:
     """Makes accounts without passwords, some of whom follow each other; no event tells of them, as
     nothing of them can be in any cache."""
     signer, model, people = TokenSigner(stack.settings), Model(), list[Person]()
@@ -164,7 +166,7 @@ async def _make_people(stack: SoakStack, random: Random, plan: Plan) -> tuple[li
             for other in people:
                 if one is other:
                     continue
-                follows = random.random() < plan.follow_share
+                follows = random.random() < follow_share
                 model.registers["follow", one.id, other.id] = Register(value=follows)
                 if follows:
                     await connection.execute(

@@ -18,6 +18,7 @@ import redis.exceptions
 from mesh import settings as settings_module
 from mesh.settings import Settings
 from ops import embedded, stack
+from ops.processes import KINDS
 from ops.stack import Stack
 from ops.up import Supervisor
 from storage.database import Connection
@@ -28,6 +29,7 @@ REPLICAS = 2
 RESTART_DELAY_MAX_S = 2.0
 WORKERS = ("fanout_worker", "outbox_relay")
 SERVERS = ("tweet_server", "graph_server", "timeline_server")
+KINDS_OF_CHIRP = tuple(kind.name for kind in KINDS)
 # Longer than a worker's lease, so that another takes over; shorter than a client's patience.
 FREEZE_WORKER_S = 4.0
 FREEZE_SERVER_S = 3.0
@@ -75,6 +77,8 @@ class SoakStack:
             case "lose the event log":
                 await self.empty(self.settings.eventlog_url)
                 return "eventlog"
+            case "kill":
+                return self.kill(self._one_of(KINDS_OF_CHIRP, fault.choice))
             case "kill the cache":
                 return self.kill("cache")
             case "kill the event log":
