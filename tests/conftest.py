@@ -50,6 +50,7 @@ class Scheduling(LoadFileScheduling):
         return TOGETHER.get(file, file)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
     """Tells xdist, where tests run in several processes."""
     return Scheduling(config, log)

@@ -292,7 +292,8 @@ BUGS: dict[str, Bug] = {
         _lua(
             "local hi, lo = unpack_id('>I4I4', entries)\n",
             "local hi, lo = unpack_id('>I4I4', nth(entries, count))\n",
-        )
+        ),
+        seed=6,
     ),
     "a rebuild loses what is pushed meanwhile": Bug(
         _lua("local merged, p, s = {}, 2, 5", "local merged, p, s = {}, #pushed + 1, 5")
