@@ -57,6 +57,9 @@ SIGN_IN_HEADERS: list[dict[str, Any]] = [
     {"name": ":path", "string_match": {"safe_regex": {"regex": _SIGN_IN}}},
 ]
 
+# A circuit breaker that is open: of the calls under way, or of those that wait for a connection.
+FROM_BREAKER = "response.code_details.contains('overflow')"
+
 NOT_SIGNED_IN = Reply(
     401,
     code.UNAUTHENTICATED,
@@ -115,6 +118,7 @@ def local_replies(address: Limit, sign_in: Limit) -> list[dict[str, Any]]:
     mappers += _mappers(UNAVAILABLE, _cel(NO_KEYS), another_status=True)
     of_tokens = _cel(FROM_TOKENS)
     mappers += _mappers(NOT_SIGNED_IN, _status_is("EQ", 403), of_tokens, another_status=True)
+    mappers += _mappers(OVERLOADED, _cel(FROM_BREAKER), another_status=True)
     limited = _cel(FROM_RATE_LIMIT)
     of_sign_in = [{"header_filter": {"header": header}} for header in SIGN_IN_HEADERS]
     mappers += _mappers(_limited("sign_in", sign_in), limited, *of_sign_in)
