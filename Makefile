@@ -73,6 +73,10 @@ bench-shape: dev ## Measures how costs grow; writes bench/shape.{json,md,svg}. A
 	$(BIN)/python -m bench.shape $(if $(AXES),--only $(AXES))
 	$(if $(AXES),,$(BIN)/python -m bench.streams_shape)
 
+.PHONY: bench-overload
+bench-overload: dev ## Measures what three times too many reads get; writes bench/overload.json.
+	$(BIN)/python -m bench.overload
+
 .PHONY: bench-slow
 bench-slow: dev ## Measures what 500 slow clients cost others; writes bench/slow_clients.json.
 	$(BIN)/python -m bench.slow_clients

@@ -46,6 +46,8 @@ class Result:
     bytes_received: int = 0
     latencies: "array[float]" = field(default_factory=lambda: array("d"))
     """Seconds, of the calls that succeeded; under a fixed rate from when the call was due."""
+    refusals: "array[float]" = field(default_factory=lambda: array("d"))
+    """The same of those that were answered without a message; they are among `failed`."""
 
     @property
     def rate(self) -> float:
@@ -282,6 +284,7 @@ class Connection(asyncio.Protocol):
             self._result.latencies.append(time.perf_counter() - started)
         else:
             self._result.failed += 1
+            self._result.refusals.append(time.perf_counter() - started)
         self._send_next()
 
     def _send_next(self) -> None:

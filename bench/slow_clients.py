@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,7 +59,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="chirp-slow-"))
     try:
         folder.chmod(0o755)  # PostgreSQL's account must enter it
-        measured = uvloop.run(measure(folder))
+        measured = uvloop.run(measure(folder, VIEWERS, _compare))
     except (OSError, StartError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -70,19 +70,22 @@ def main() -> int:
     return 0
 
 
-async def measure(folder: Path) -> list[Row]:
-    """Measures in a stack of its own, which lives in this folder. Raises OSError and StartError."""
+async def measure(
+    folder: Path, viewers: int, run: Callable[[BenchStack, UserId], Awaitable[list[Row]]]
+) -> list[Row]:
+    """Measures in a stack of its own, which lives in this folder, with an author whom so many
+    viewers follow. Raises OSError and StartError."""
     # Whatever this shell is set up for, a benchmark writes into nobody's database.
     for name in [name for name in os.environ if name.startswith("CHIRP_")]:
         del os.environ[name]
     os.environ.update(stack.QUOTAS, CHIRP_DATA=str(folder))
     async with stack.opened(settings_module.load()) as running:
-        author = await make_world(running, VIEWERS)
+        author = await make_world(running, viewers)
         running.place_processes()
         # The trend server is ready when the worker has published.
         await running.start(*(kind.name for kind in KINDS if kind.name != "trend_server"))
         await running.start("trend_server", "gateway")
-        return await _compare(running, author)
+        return await run(running, author)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import grpc
 
 from mesh import catalogue
+from mesh.intake import UNLIMITED, Intake
 from mesh.metrics import Histogram, Sample
 
 _OK: Final = 0
@@ -24,28 +25,25 @@ Behaviour = Callable[[Any, Any], Awaitable[Any]]
 class Calls:
     """The calls of one method since the start of the process."""
 
-    __slots__ = ("_codes", "_method", "_seconds", "_service", "_started", "_streams")
+    __slots__ = ("_codes", "_method", "_seconds", "_service", "_streams", "intake")
 
     def __init__(self, service: str, method: str, *, streams: bool) -> None:
+        self.intake = Intake(UNLIMITED)
+        """The process's, set by the server that takes the calls."""
         self._service = service
         self._method = method
         self._streams = streams
-        self._started = 0
         # By number: of 17 codes, each look-up is one into a list.
         self._codes = [0] * (max(_CODE_NAMES) + 1)
         self._seconds = Histogram(catalogue.RPC_SECONDS)
-
-    @property
-    def in_flight(self) -> int:
-        """How many have begun and not ended."""
-        return self._started - sum(self._codes)
 
     def counting(self, behaviour: Behaviour) -> Behaviour:
         """Returns the behaviour of the method, counted."""
         codes, observe, streams = self._codes, self._seconds.observe, self._streams
 
         async def counted(request: Any, context: Any) -> Any:
-            self._started += 1
+            if not streams:
+                self.intake.busy += 1
             code = _CANCELLED
             begun = perf_counter()
             try:
@@ -59,6 +57,7 @@ class Calls:
             finally:
                 codes[code] += 1
                 if not streams:
+                    self.intake.busy -= 1
                     observe(perf_counter() - begun)
 
         return counted
@@ -73,16 +72,12 @@ class Calls:
         if not self._streams:
             yield Sample(catalogue.RPC_SECONDS, self._seconds, names)
 
-    @property
-    def is_stream(self) -> bool:
-        """Whether each is a stream."""
-        return self._streams
-
 
 def told(calls: Sequence[Calls]) -> list[Sample]:
     """Returns what is told of all methods of a process."""
-    in_flight = sum(each.in_flight for each in calls if not each.is_stream)
-    samples = [Sample(catalogue.RPC_IN_FLIGHT, in_flight)]
+    samples = [
+        Sample(catalogue.RPC_IN_FLIGHT, intake.busy) for intake in {each.intake for each in calls}
+    ]
     return samples + [sample for each in calls for sample in each.samples()]
 
 

@@ -27,6 +27,7 @@ from grpc_reflection.v1alpha import reflection
 from mesh import logs, rpc, tls, vitals
 from mesh import settings as settings_module
 from mesh.files import LOOK_S
+from mesh.intake import Bounded, Intake
 from mesh.metrics import Collector
 from mesh.rpc import BoundService, Verifier
 from mesh.settings import Settings
@@ -111,13 +112,15 @@ async def serving(
     and with TLS where `name`, one of `tls.NAMES`, has no certificate."""
     streams = {service.streams for service in services if service.streams is not None}
     # Open streams must not use up what is for calls.
-    calls_max = settings.concurrent_calls_max + len(streams) * settings.streams_max
+    calls_max = 2 * settings.concurrent_calls_max + len(streams) * settings.streams_max
+    intake = Intake(settings.concurrent_calls_max)
     server = grpc.aio.server(
         options=(
             *SERVER_OPTIONS,
             *_pending(calls_max),
             *(tls.SERVER_OPTIONS if settings.tls else ()),
         ),
+        # A second limit behind our own (intake.py), of all that is neither: health and refusals.
         maximum_concurrent_rpcs=calls_max,
         interceptors=[tls.PeerGuard(rpc.refuse_peer)] if settings.tls else None,
     )
@@ -125,7 +128,9 @@ async def serving(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     names = [service.full_name for service in services]
     for service in services:
-        server.add_generic_rpc_handlers((service.handler,))
+        for calls in service.calls:
+            calls.intake = intake
+        server.add_generic_rpc_handlers((Bounded(service.handler, intake),))
     reflection.enable_server_reflection(
         (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )

@@ -213,8 +213,7 @@ class Settings(BaseSettings):
     valkey_timeout_s: Annotated[float, Field(gt=0)] = 0.5
     """Longest wait for Valkey before a call does without it."""
     concurrent_calls_max: Annotated[int, Field(ge=1)] = 1_000
-    """Calls that a server works on at once; more are refused as OVERLOADED. A server that streams
-    takes more while it has fewer streams than it may have."""
+    """Calls that a server works on at once, streams aside; more are refused as OVERLOADED."""
     streams_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     """Streams open at once in one server, at 30 kB each; more are refused as OVERLOADED."""
     user_streams_max: Annotated[int, Field(ge=1)] = 20

@@ -5,6 +5,7 @@ import asyncio
 import re
 import time
 from contextlib import AsyncExitStack
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -70,7 +71,7 @@ async def test_calls_above_the_limit_are_refused_at_once_and_the_rest_is_not_hur
     assert len(refused) == len(channels) * PER_CONNECTION - UNDER_WAY_MAX
     assert codes.count(grpc.StatusCode.DEADLINE_EXCEEDED) == UNDER_WAY_MAX
     assert max(after for after, _ in refused) < SHED_WITHIN_S
-    status = rpc_status.from_call(refused[0][1])
+    status = cast(Any, rpc_status).from_call(refused[0][1])
     assert status is not None
     _check(status)
     assert by_rest.status_code == 429

@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import jwt
 import pytest
 import pytest_asyncio
 from chirp.v1 import trend_pb2
+from google.rpc import code_pb2, error_details_pb2
+from grpc_status import rpc_status
 
 from mesh import tokens
 from mesh.server import METADATA_BYTES_MAX, REQUEST_BYTES_MAX
@@ -68,20 +70,27 @@ async def test_metadata_up_to_its_limit_are_never_refused(bench: Bench) -> None:
 
 async def test_a_server_works_on_so_many_calls_and_refuses_one_more(tmp_path: Path) -> None:
     waits, other = trend_pb2.ListTrendsRequest(location="waits"), trend_pb2.ListTrendsRequest()
-    # Two, and one that could have been a stream.
     async with opened(tmp_path, concurrent_calls_max=2, streams_max=1) as bench:
-        under_way = [bench.stub.ListTrends(waits) for _ in range(3)]
+        under_way = [bench.stub.ListTrends(waits) for _ in range(2)]
         async with asyncio.timeout(DEADLINE_S):
-            while bench.servicer.waiting < 3:
+            while bench.servicer.waiting < 2:
                 await asyncio.sleep(0.005)
 
-        refused = await bench.stub.ListTrends(other).code()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await bench.stub.ListTrends(other)
         bench.servicer.release.set()
         answered = [await call.code() for call in under_way]
         again = await bench.stub.ListTrends(other).code()
 
-    assert refused == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert answered == [grpc.StatusCode.OK] * 3
+    status = cast(Any, rpc_status).from_call(refused.value)
+    assert status.code == code_pb2.RESOURCE_EXHAUSTED
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(info)
+    assert info.reason == "OVERLOADED"
+    assert status.details[1].Unpack(retry)
+    assert retry.retry_delay.seconds == 1
+    assert dict(refused.value.trailing_metadata())["retry-after"] == "1"
+    assert answered == [grpc.StatusCode.OK] * 2
     assert again == grpc.StatusCode.OK
 
 

@@ -1,0 +1,125 @@
+"""Three times as many home reads as a stack can answer, through the gateway: what is answered, how
+soon the rest is refused, and how long until all is as before. Writes bench/overload.json.
+
+    python -m bench.overload
+
+Each run of several:
+ 1. the best rate, by callers who wait for their answers;
+ 2. half of it, open loop: what is normal;
+ 3. three times the best, open loop, by callers who do not care;
+ 4. half of it again, second by second.
+"""
+
+import itertools
+import random
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import uvloop
+from rich.console import Console
+
+from bench import http2, rows, slow_clients, stack
+from bench.home import MESSAGE, METHOD
+from bench.rows import Row, at_least, at_most
+from bench.stack import BenchStack
+from bench.world import mint_tokens
+from domain.ids import UserId
+from ops.children import StartError
+
+VIEWERS = 500
+RUNS = 5
+# As many calls as the gateway lets through at once.
+CONNECTIONS, STREAMS = 8, 32
+# So many that none of them reaches the gateway's limit of streams.
+FLOOD_CONNECTIONS = 64
+BEST_S, NORMAL_S, FLOOD_S, SLICES = 4.0, 4.0, 8.0, 6
+TIMES = 3
+GOODPUT_GOAL = 0.8
+NORMAL_AGAIN_S = 5
+REFUSED_GOAL_MS = 250.0
+LATEST = Path(__file__).with_name("overload.json")
+
+
+def main() -> int:
+    """Runs it; returns the exit status."""
+    folder = Path(tempfile.mkdtemp(prefix="chirp-overload-"))
+    try:
+        folder.chmod(0o755)  # PostgreSQL's account must enter it
+        measured = uvloop.run(slow_clients.measure(folder, VIEWERS, _flood))
+    except (OSError, StartError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    finally:
+        stack.remove_folder(folder)
+    Console().print(rows.table(measured))
+    rows.write_json(measured, LATEST)
+    return 0
+
+
+async def _flood(running: BenchStack, author: UserId) -> list[Row]:
+    viewers = [UserId(author + number) for number in range(1, VIEWERS + 1)]
+    port = running.settings.port
+    authority = f"127.0.0.1:{port}"
+    requests = [
+        http2.request(METHOD, authority, token, MESSAGE)
+        for token in mint_tokens(running.settings, viewers)
+    ]
+    reads, draw = itertools.cycle(requests), random.Random(1)  # noqa: S311 -- not a secret
+    await http2.run(port, reads, connections=2, streams=4, count=2 * len(requests))
+
+    async def at_rate(rate: float, seconds: float) -> http2.Result:
+        return await http2.run_at_rate(
+            port, reads, connections=FLOOD_CONNECTIONS, rate=rate, seconds=seconds, draw=draw
+        )
+
+    best, good, refused, normal, again = (list[float]() for _ in range(5))  # one of each run
+    lost = 0
+    for _ in range(RUNS):
+        most = await http2.run(
+            port, reads, connections=CONNECTIONS, streams=STREAMS, seconds=BEST_S
+        )
+        before = await at_rate(most.rate / 2, NORMAL_S)
+        flood = await at_rate(TIMES * most.rate, FLOOD_S)
+        after = [await at_rate(most.rate / 2, 1.0) for _ in range(SLICES)]
+        best.append(most.rate)
+        good.append(len(flood.latencies) / FLOOD_S)
+        refused.append(1_000 * http2.percentile(sorted(flood.refusals), 0.99))
+        lost += flood.failed - len(flood.refusals) + sum(each.failed for each in after)
+        normal.append(before.percentile_ms(0.99))
+        again.append(_normal_again(after, 2 * normal[-1]))
+    how = (
+        f"home reads by gRPC through the gateway, one timeline server, {VIEWERS} viewers; in each"
+        f" of {RUNS} runs the best rate with {CONNECTIONS * STREAMS} callers who wait (median"
+        f" {median(best):,.0f} a second), then {TIMES} times that, open loop (Poisson), for"
+        f" {FLOOD_S:g} s; all on the same cores as the client, whose share a flood takes, too"
+    )
+    ratio = median(one / other for one, other in zip(good, best, strict=True))
+    return [
+        at_least(
+            "overload_goodput", median(good), "answers/s", ratio=ratio, ratio_goal=GOODPUT_GOAL,
+            against=f"best {median(best):,.0f}", how=how,
+        ),
+        at_most(
+            "overload_refused_p99", median(refused), "ms", value_goal=REFUSED_GOAL_MS,
+            errors=lost, how="until a call that is too many is refused; calls with no answer"
+            f" at all, and refused ones after the flood, {lost}; as overload_goodput",
+        ),
+        at_most(
+            "overload_over", max(again), "s", value_goal=NORMAL_AGAIN_S,
+            how="after the flood, seconds until the p99 of a second is within twice that of before"
+            f" ({median(normal):.1f} ms at half the best rate), in the worst run; as"
+            " overload_goodput",
+        ),
+    ]  # fmt: skip
+
+
+def _normal_again(slices: list[http2.Result], p99_ms: float) -> float:
+    """Returns after how many seconds all were normal."""
+    late = [n for n, each in enumerate(slices, 1) if each.percentile_ms(0.99) > p99_ms]
+    return float(late[-1] if late else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
