@@ -22,6 +22,7 @@ from mesh.settings import Settings
 from ops import probes
 
 STACK_FILE = "stack.json"
+NONE_RUNS = "no stack runs here: start `chirp up` (with the same CHIRP_DATA)"
 
 
 @dataclass(frozen=True, slots=True)

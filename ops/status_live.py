@@ -50,7 +50,7 @@ def show(*, once: bool, as_json: bool, interval_s: float) -> bool:
     Raises LookupError where no stack runs."""
     data = settings_module.load().data
     if stack.read(data) is None:
-        raise LookupError("no stack runs here: start `chirp up` (with the same CHIRP_DATA)")
+        raise LookupError(stack.NONE_RUNS)
     # The probes import these when they ask, which the first look would take for a silence.
     for name in ("grpc_health.v1.health_pb2_grpc", "psycopg", "storage.valkey_cluster"):
         importlib.import_module(name)

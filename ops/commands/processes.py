@@ -92,6 +92,21 @@ def gateway_config(
     gatewayfiles.write(folder, settings.load())
 
 
+@app.command("prometheus-config")
+def prometheus_config(
+    folder: Annotated[Path, typer.Argument(help="Made where it is not there.")],
+) -> None:
+    """Write what Prometheus needs to watch the running stack: `prometheus
+    --config.file=FOLDER/prometheus.yml`."""
+    from mesh import settings
+    from ops import prometheus, stack
+
+    described = stack.read(settings.load().data)
+    if described is None:
+        raise LookupError(stack.NONE_RUNS)
+    prometheus.write(folder, described)
+
+
 @app.command()
 def secrets() -> None:
     """Print Kubernetes' Secrets of CHIRP_KEYS, and with CHIRP_TLS of CHIRP_CERTS, for
