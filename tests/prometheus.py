@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "observability"
 REQUIRED = "CHIRP_TEST_REQUIRES_PROMETHEUS"
 START_S = 30.0
 NAME = re.compile(r"\b(?:chirp|envoy|process)[_:][\w:]+|\bup\b|\bALERTS\b")
-_TEXT = re.compile(r'"[^"]*"')
+_LABELS = re.compile(r'"[^"]*"|\{[^{}]*\}|\bby \([^()]*\)')
 
 
 def binary(name: str) -> str:
@@ -67,7 +67,7 @@ def dashboard_queries() -> list[str]:
 
 def names(queries: Iterable[str]) -> set[str]:
     """The metrics that queries name."""
-    return {name for query in queries for name in NAME.findall(_TEXT.sub("", query))}
+    return {name for query in queries for name in NAME.findall(_LABELS.sub("", query))}
 
 
 class Server:
@@ -99,7 +99,7 @@ class Server:
 
 
 @contextmanager
-def running(configuration: Path, data: Path) -> Iterator[Server]:
+def running(configuration: Path, data: Path) -> Generator[Server]:
     """Starts a Prometheus, waits until it is ready, ends it on leaving."""
     url = f"127.0.0.1:{embedded.free_port()}"
     log = data.with_suffix(".log")
