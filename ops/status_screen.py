@@ -209,7 +209,8 @@ def _line(
         end += GAP + size
         space = end - len(cell) - _length(text)
         if space >= GAP:
-            text += " " * space + style.paint(cell, column.colour(row))
+            colour = DIM if cell == NOTHING else column.colour(row)
+            text += " " * space + style.paint(cell, colour)
     return text
 
 
