@@ -106,10 +106,3 @@ def test_it_evaluates_every_rule(server: Server) -> None:
 
     assert len(rules) == len(prometheus.rules())
     assert [rule for rule in rules if rule["health"] != "ok"] == []
-
-
-def test_without_a_stack_there_is_nothing_to_tell_prometheus(tmp_path: Path) -> None:
-    done = run_chirp("prometheus-config", str(tmp_path / "out"), CHIRP_DATA=str(tmp_path))
-
-    assert done.returncode == 1
-    assert done.stderr.startswith("chirp: no stack runs here")
