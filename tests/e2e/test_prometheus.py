@@ -4,7 +4,6 @@ has every metric that the rules and the dashboard name."""
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
