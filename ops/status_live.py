@@ -178,8 +178,8 @@ async def _gateway(described: Stack, host: str, admin_port: int) -> Seen:
     answered, told = await asyncio.gather(
         probes.http_status(own_host, port, "/healthz"), _told(host, admin_port, ENVOY_STATS)
     )
-    # Its /healthz speaks for the servers behind it: 503 is an answer.
-    return _seen(described, status.GATEWAY, status.GATEWAY, answered == 200, told)
+    # 503 says that something behind it has nobody who serves, which has rows of its own.
+    return _seen(described, status.GATEWAY, status.GATEWAY, answered in (200, 503), told)
 
 
 async def _process(described: Stack, settings: Settings, kind: ProcessKind, number: int) -> Seen:

@@ -19,7 +19,7 @@ WITHIN_S = 40.0
 OBJECTIVES = ("availability", "home_latency", "freshness", "event_lag")
 RATIOS = [f"chirp:{name}_errors:ratio_5m" for name in OBJECTIVES]
 # Queries that have data only once something went wrong. Counters of errors do not belong here: the
-# catalogue declares them, and they are told from the start, at 0. A code is told once it was answered.
+# catalogue declares them, and they are told from the start, at 0; a code is once it was answered.
 ON_FAILURE = (
     "ALERTS",
     'chirp_rpc_calls_total{code!="OK"}',
