@@ -77,10 +77,18 @@ class Child:
     """One supervised process."""
 
     def __init__(
-        self, spec: ChildSpec, say: Say, *, restart_delay_max_s: float = RESTART_DELAY_MAX_S
+        self,
+        spec: ChildSpec,
+        say: Say,
+        *,
+        restart_delay_max_s: float = RESTART_DELAY_MAX_S,
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         self._spec = spec
         self._say = say
+        self._on_restart = on_restart
+        self.restarts = 0
+        """How often it died by itself and was started again."""
         self._delay_max_s = restart_delay_max_s
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
@@ -186,6 +194,8 @@ class Child:
             )
             await asyncio.sleep(delay_s)
             await self._spawn()
+            self.restarts += 1
+            self._on_restart()
             problem = await self._until_ready_or_dead()
             if not problem:
                 self._say(f"{self.name} runs again")

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mesh.settings import Settings
 from ops import probes
 
 STACK_FILE = "stack.json"
+NONE_RUNS = "no stack runs here: start `chirp up` (with the same CHIRP_DATA)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,9 @@ class Stack:
     """How often all replicas were restarted, one after the other, or it was tried."""
     restart_problem: str = ""
     """What went wrong the last time; empty where nothing did."""
+    child_restarts: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How often each process (`tweet_server-1`, `gateway`, `postgres`) died by itself and was
+    started again. What runs elsewhere is not named."""
 
 
 def settings() -> Settings:

@@ -173,6 +173,7 @@ class Supervisor:
                 await self._start(LocalStack(self._settings, replicas=self._replicas, lock=lock))
                 yield
             finally:
+                self._described = None  # a child that restarts meanwhile writes nothing
                 stack.remove(self._data)
                 for group in reversed(self._groups):
                     await asyncio.gather(*(child.stop() for child in group))
@@ -197,7 +198,7 @@ class Supervisor:
         self._described = replace(
             self._described, restarts=self._described.restarts + 1, restart_problem=problem
         )
-        stack.write(self._data, self._described)
+        self._write()
 
     def kill(self) -> None:
         """Ends all children at once."""
@@ -242,7 +243,18 @@ class Supervisor:
         self._say(f"{len(servers)} servers and {len(workers)} workers are healthy")
         await self._start_groups([local.gateway()])
         self._described = self._description(local, addresses)
-        stack.write(self._data, self._described)
+        self._write()
+
+    def _on_restart(self) -> None:
+        with suppress(OSError):  # a full disk must not end supervision
+            self._write()
+
+    def _write(self) -> None:
+        # Before all have started there is nothing to tell.
+        if self._described is not None:
+            restarts = {child.name: child.restarts for child in self._children()}
+            self._described = replace(self._described, child_restarts=restarts)
+            stack.write(self._data, self._described)
 
     async def _start_groups(
         self, *groups: "list[ChildSpec] | list[ChildSpec | None]"
@@ -250,7 +262,12 @@ class Supervisor:
         # All at the same time; the first that fails is the one to tell of.
         made = [
             [
-                Child(spec, self._say, restart_delay_max_s=self._restart_delay_max_s)
+                Child(
+                    spec,
+                    self._say,
+                    restart_delay_max_s=self._restart_delay_max_s,
+                    on_restart=self._on_restart,
+                )
                 for spec in group
                 if spec is not None
             ]

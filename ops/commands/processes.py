@@ -37,6 +37,28 @@ def restart() -> None:
 
 
 @app.command()
+def status(
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one table; so also where nobody watches.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.2, max=60, help="Seconds between two looks.")
+    ] = 2.0,
+) -> None:
+    """Show all processes of the running stack, live: health, rates, p50 and p99, lag, open streams,
+    restarts.
+
+    Rates and percentiles are of the last 15 seconds, of --interval with --once and --json. These
+    two exit with 1 where a process does not serve. NO_COLOR is obeyed.
+    """
+    from ops import status_live
+
+    well = status_live.show(once=once, as_json=as_json, interval_s=interval)
+    raise typer.Exit(0 if well else 1)
+
+
+@app.command()
 def migrate(
     schema_only: Annotated[
         bool, typer.Option("--schema-only", help="Where keys come from elsewhere.")
@@ -68,6 +90,21 @@ def gateway_config(
     from ops import gatewayfiles
 
     gatewayfiles.write(folder, settings.load())
+
+
+@app.command("prometheus-config")
+def prometheus_config(
+    folder: Annotated[Path, typer.Argument(help="Made where it is not there.")],
+) -> None:
+    """Write what Prometheus needs to watch the running stack: `prometheus
+    --config.file=FOLDER/prometheus.yml`."""
+    from mesh import settings
+    from ops import prometheus, stack
+
+    described = stack.read(settings.load().data)
+    if described is None:
+        raise LookupError(stack.NONE_RUNS)
+    prometheus.write(folder, described)
 
 
 @app.command()
