@@ -25,6 +25,7 @@ from eventlog.deadletters import DeadLetters, describe
 from eventlog.group_metrics import GroupMetrics
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from eventlog.valkey_streams import ValkeyStreams
+from mesh import traces
 from mesh.metrics import Collector
 from mesh.settings import Settings
 
@@ -171,8 +172,13 @@ class Runner:
             raise_if_cancelled()
             try:
                 began_at = time.monotonic()
-                async with asyncio.timeout(HANDLE_TIMEOUT_S):
-                    await self._handler.handle(records)
+                step = traces.step(f"handle {self._group}", (each.payload for each in records))
+                try:
+                    async with asyncio.timeout(HANDLE_TIMEOUT_S):
+                        await self._handler.handle(records)
+                finally:
+                    if step is not None:
+                        step.end()
                 self._metrics.observe(records, time.monotonic() - began_at)
                 return
             except Exception as error:

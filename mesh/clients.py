@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import grpc
 
-from mesh import requests, tls
+from mesh import requests, tls, traces
 from mesh.access import COMMAND_LINE, SERVERS
 from mesh.settings import Settings
 from mesh.tokens import ServiceIdentity
@@ -121,7 +121,7 @@ class _Bounded:
             **others: Any,
         ) -> Any:
             if metadata is None and identity is not None:
-                metadata = requests.carried(identity.metadata)
+                metadata = requests.carried(identity.metadata, traces.current())
             return call(request, timeout=timeout, metadata=metadata, **others)
 
         return bounded

@@ -75,6 +75,7 @@ class JsonLines(_Formatter):
             "logger": record.name,
             "message": self._message(record),
             "request_id": requests.current_id(),
+            "trace_id": requests.current_trace_id(),
             "error": self._error(record),
         }
         return json.dumps({name: value for name, value in fields.items() if value != ""})

@@ -12,6 +12,9 @@ from contextvars import ContextVar
 from typing import Final
 
 HEADER: Final = "x-request-id"
+TRACE_HEADER: Final = "traceparent"
+TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""W3C Trace Context, version 00."""
 # Anybody may have written it, and it stands in logs: letters, digits and few signs, and not many.
 _SHAPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -58,7 +61,25 @@ def current_id() -> str:
     return "" if request is None else request.id
 
 
-def carried(metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Returns the metadata of a call to another server, with the id of the request behind it."""
+def traceparent() -> str:
+    """Returns the `traceparent` that the request of this task came with, sampled or not; empty
+    where it has none."""
     request = CURRENT.get()
-    return metadata if request is None else (*metadata, (HEADER, request.id))
+    given = "" if request is None else request.header(TRACE_HEADER)
+    return given if TRACEPARENT.fullmatch(given) else ""
+
+
+def current_trace_id() -> str:
+    """Returns the trace that the request of this task belongs to; empty where there is none."""
+    return traceparent()[3:35]
+
+
+def carried(metadata: tuple[tuple[str, str], ...], trace: str) -> tuple[tuple[str, str], ...]:
+    """Returns the metadata of a call to another server: with the id of the request behind it, and
+    its `traceparent`, which is `trace` where this process made a span of its own."""
+    request = CURRENT.get()
+    if request is None:
+        return metadata
+    trace = trace or traceparent()
+    traced = ((TRACE_HEADER, trace),) if trace else ()
+    return (*metadata, (HEADER, request.id), *traced)

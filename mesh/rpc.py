@@ -24,7 +24,7 @@ from domain.errors import (
     Unauthenticated,
 )
 from domain.ids import UserId
-from mesh import errors, requests, tls
+from mesh import errors, requests, tls, traces
 from mesh.access import CALLERS, KINDS, RULES, Access
 from mesh.calls import Calls
 from mesh.rates import Admit, Rates
@@ -127,6 +127,8 @@ def bind(
     for method in service.methods:
         path = f"/{service.full_name}/{method.name}"
         bound = _method(servicers, method.name)
+        if traces.enabled() and not method.server_streaming:
+            bound = traces.served(path, cast(Method, bound))
         if method.server_streaming:
             assert streams is not None, f"{path} is a stream: bind it with the process's Streams"
             kind: Any = grpc.unary_stream_rpc_method_handler

@@ -24,7 +24,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mesh import logs, rpc, tls, vitals
+from mesh import logs, rpc, tls, traces, vitals
 from mesh import settings as settings_module
 from mesh.files import LOOK_S
 from mesh.intake import Bounded, Intake
@@ -100,7 +100,11 @@ def main(name: str, opener: Opener) -> None:
     """Runs a process until SIGTERM or SIGINT: the whole of a server's or worker's main()."""
     settings = settings_module.load()
     logs.begin(name, settings.log_format)
-    uvloop.run(_run_until_signal(name, settings, opener))
+    traces.begin(settings, name)
+    try:
+        uvloop.run(_run_until_signal(name, settings, opener))
+    finally:
+        traces.end()
 
 
 @asynccontextmanager

@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     log_levels: Path = Field(default_factory=lambda told: told["data"] / "log-levels")
     """A file that says how much is logged, followed while processes run: mesh/logs.py. By default
     `log-levels` in CHIRP_DATA."""
+    traces: Annotated[str, Field(pattern=r"^(https?://[^/\s]+/?)?$")] = ""
+    """Where traces go: the URL of a collector that takes OTLP by HTTP, such as
+    http://collector:4318; nowhere where it is empty."""
+    traces_sampled: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """The part of all requests that is traced, where any is; decided at the gateway."""
     keys: Path = Path(".chirp/keys")
     """The folder of the keys that sign tokens and of those that are believed: mesh/keys.py."""
 

@@ -15,7 +15,7 @@ import yaml
 
 from domain.rate import Kind, Limit
 from mesh.settings import Settings
-from ops import embedded, gateway_replies, gateway_tls
+from ops import embedded, gateway_replies, gateway_tls, gateway_traces
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "gateway" / "envoy.yaml"
 DOCUMENT, PAGE = TEMPLATE.with_name("openapi.json"), TEMPLATE.with_name("docs.html")
@@ -95,6 +95,10 @@ class Gateway:
     """A request on which nothing moves for so long is reset. Streams say something every 15 s."""
     trusted_hops: int = 0
     """Proxies before this one that say who their client is."""
+    traces: str = ""
+    """As in Settings."""
+    traces_sampled: float = 0.01
+    """As in Settings."""
     call_timeout_s: float = 10.0
     """Longest call, retries included; above CHIRP_DATABASE_TIMEOUT_S, so that a server's own
     answer comes first."""
@@ -152,6 +156,8 @@ def render(gateway: Gateway) -> str:
     del document["definitions"]
     if gateway.certs is not None:
         gateway_tls.add(document, gateway.secrets, gateway.certs)
+    if gateway.traces:
+        gateway_traces.add(document, gateway.traces, gateway.traces_sampled)
     return "# Rendered from gateway/envoy.yaml by ops/gateway.py.\n" + yaml.dump(
         document, Dumper=PlainDumper, sort_keys=False, width=100
     )
@@ -182,6 +188,8 @@ def from_settings(settings: Settings) -> dict[str, Any]:
         "rate_sign_in": settings.rate(Kind.SIGN_IN),
         "rate_addresses_max": settings.rate_addresses_max,
         "trusted_hops": settings.gateway_trusted_hops,
+        "traces": settings.traces,
+        "traces_sampled": settings.traces_sampled,
         "connections_max": settings.gateway_connections_max,
     }
 

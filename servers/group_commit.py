@@ -12,13 +12,15 @@ group. What such tweets, and those that refer to others, need is in `TweetServic
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextvars import Context
+from dataclasses import dataclass, field
 from typing import cast
 
 import psycopg
 
 from domain.errors import Overloaded
 from domain.ids import TweetId, UserId
+from mesh import traces
 from servers import tweet_writer
 from servers.tweet_writer import AlreadyPosted, Notices, Written
 from storage import outbox, posts, tweets
@@ -43,6 +45,8 @@ class Plain:
     location: str
     notices: Notices
     row: Callable[[TweetId], TweetRow]
+    trace: str = field(default_factory=traces.current)
+    """The span of the call that it came by."""
 
 
 Outcome = Written | AlreadyPosted | None
@@ -99,7 +103,8 @@ class GroupCommit:
         self._attend()
 
     def _begin(self) -> None:
-        task = asyncio.create_task(self._write_groups())
+        # For whoever comes, and not for the request that it happens to begin with.
+        task = asyncio.create_task(self._write_groups(), context=Context())
         self._writing.add(task)
 
     async def _write_groups(self) -> None:
@@ -119,7 +124,8 @@ class GroupCommit:
         authors = {tweet.author for tweet, _ in group}
         self._authors |= authors
         try:
-            outcomes = await self._write_group([tweet for tweet, _ in group])
+            with traces.together("group commit", (tweet.trace for tweet, _ in group)):
+                outcomes = await self._write_group([tweet for tweet, _ in group])
         except (psycopg.DataError, psycopg.IntegrityError):
             # One of them cannot be stored; nothing is. Alone, each gets an answer of its own.
             outcomes = [None] * len(group)
@@ -183,7 +189,9 @@ class GroupCommit:
             )
             if first_pulled:
                 await tweets.mark_pulled(connection, tweet.author, TweetId(row.id))
-            event = tweet_writer.created_event(row, tweet.notices, first_pulled=first_pulled)
+            event = tweet_writer.created_event(
+                row, tweet.notices, first_pulled=first_pulled, trace=tweet.trace
+            )
             rows.append((row, tweet.request_id))
             events.append((tweet.author, event))
             outcomes.append(Written(row, ()))

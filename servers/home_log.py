@@ -39,6 +39,8 @@ class Sighting:
     sequence: int
     at: int
     """When it happened, in seconds since 1970."""
+    trace: str = ""
+    """The `traceparent` that its event brought along; empty where it is not sampled."""
     number: int = 0
     """Its place in the order in which this server saw events."""
     _base: "Base | None" = None
@@ -141,4 +143,5 @@ def sighting_of(seen: Seen) -> Sighting | None:
         ),
         seen.event.sequence,
         seen.event.occurred_at.seconds,
+        seen.event.trace,
     )

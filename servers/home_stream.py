@@ -20,6 +20,7 @@ from domain.stream_token import DELIVERED_MAX, Delivered, Token
 from eventlog import positions
 from eventlog.contract import RecordsMissed
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
+from mesh import traces
 from mesh.streams import RESYNC_REQUIRED, Ended
 from servers.home_log import Base, Behind, Sighting, sighting_of
 from servers.home_reach import OwnReach
@@ -127,6 +128,10 @@ class HomeStream:
     def get_behind(self, sighting: Sighting, *, delivered: bool) -> None:
         """Passes one of what was taken, the first first."""
         if delivered:
+            if sighting.trace:
+                # The first stream of this server stands for thousands.
+                traces.mark("home stream", sighting.trace)
+                sighting.trace = ""
             self._delivered.append(Delivered(sighting.spot.partition, sighting.sequence))
         if self._own is None:
             self._behind = sighting

@@ -21,6 +21,7 @@ from chirp.v1 import events_pb2
 from domain.errors import Blocked, Unauthenticated, UserNotFound
 from domain.ids import UserId
 from domain.tier import Thresholds, Tier, next_tier
+from mesh import traces
 from mesh.rpc import Call
 from servers.user_service import require_session
 from storage import blocks, follows, mutes, outbox, purges, tier_changes, users
@@ -171,4 +172,5 @@ class Relations:
 
     async def _tell(self, connection: Connection, key: UserId, event: events_pb2.Event) -> None:
         event.occurred_at.FromMilliseconds(int(self._clock() * 1000))
+        event.trace = traces.current()
         await outbox.insert(connection, partition_key=key, payload=event.SerializeToString())

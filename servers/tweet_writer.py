@@ -16,6 +16,7 @@ from domain.errors import TweetNotFound, Unauthenticated
 from domain.fanout import Delivery
 from domain.ids import TweetId, UserId
 from domain.timeline import Entry
+from mesh import traces
 from storage import outbox, purges, tweets
 from storage.database import Connection
 from storage.timelines import tweet_entry
@@ -115,9 +116,11 @@ def created_event(
     *,
     first_pulled: bool,
     changed: Iterable[events_pb2.TweetVersion] = (),
+    trace: str = "",
 ) -> bytes:
-    """Returns the serialised event of a tweet."""
+    """Returns the serialised event of a tweet. `trace` is where another task writes it."""
     event = new_event()
+    event.trace = trace or event.trace
     created = event.tweet_created
     created.entry.CopyFrom(entry_message(row))
     created.delivery = events_pb2.Delivery.ValueType(row.delivery)
@@ -151,6 +154,7 @@ def new_event() -> events_pb2.Event:
     """Returns an event of now."""
     event = events_pb2.Event()
     event.occurred_at.FromMilliseconds(int(time.time() * 1000))
+    event.trace = traces.current()
     return event
 
 

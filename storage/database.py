@@ -5,14 +5,14 @@ import re
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString, Self, cast
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from mesh import catalogue
+from mesh import catalogue, traces
 from mesh.metrics import Sample
 from mesh.settings import Settings
 
@@ -29,6 +29,8 @@ async def open_pool(settings: Settings, *, size_max: int | None = None) -> Async
 
     async def configure(connection: Connection) -> None:
         await connection.set_autocommit(True)
+        if traces.enabled():
+            connection.cursor_factory = _TracedCursor
 
     pool: Pool = AsyncConnectionPool(
         settings.database_url,
@@ -51,6 +53,14 @@ async def open_pool(settings: Settings, *, size_max: int | None = None) -> Async
         yield pool
     finally:
         await pool.close()
+
+
+class _TracedCursor(psycopg.AsyncCursor[TupleRow]):
+    """Has a span for each statement of a sampled request."""
+
+    async def execute(self, query: Any, *arguments: Any, **options: Any) -> Self:
+        with traces.statement(query):
+            return await super().execute(query, *arguments, **options)
 
 
 async def collect(*pools: Pool) -> list[Sample]:

@@ -26,7 +26,7 @@ from chirp.v1 import events_pb2
 from eventlog.contract import EventLog, Fenced, LogLost, Outgoing, RecordsMissed
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from eventlog.valkey_streams import open_log
-from mesh import catalogue, server
+from mesh import catalogue, server, traces
 from mesh.metrics import Sample
 from mesh.settings import Settings
 from storage import database, outbox, purges
@@ -132,13 +132,17 @@ class Relay:
             return 0
         if rows[0].id <= self._refill_to:
             await self._wait_for_readers()
+        step = traces.step("outbox relay", (row.payload for row in rows))
         try:
-            records = [self._stamped(row) for row in rows]
+            records = [self._stamped(row, step) for row in rows]
             await self._event_log.append(records, fence=self._fence)
         except LogLost as error:
             log.warning("the event log lost records, it starts over: %s", error)
             await self._refill(connection)
             return 0
+        finally:
+            if step is not None:
+                step.end()
         marked = await outbox.mark_sent(
             connection, [row.id for row in rows], fence=self._fence, tail=self._event_log.tail
         )
@@ -240,11 +244,13 @@ class Relay:
         self._refill_to = newest
         log.info("the event log starts over; %d events of the outbox are sent again", rows)
 
-    def _stamped(self, row: outbox.Unsent) -> Outgoing:
+    def _stamped(self, row: outbox.Unsent, step: traces.Step | None) -> Outgoing:
+        parent = traces.of_event(row.payload) if step is not None else ""
         stamp = events_pb2.Event(
             sequence=row.id,
             settled=self._sent_to,
             sent_again_to=self._refill_to if row.id <= self._refill_to else 0,
+            trace=step.behind(parent) if step is not None and parent else "",
         )
         # Two serialised messages, one behind the other, are one message with the fields of both.
         return Outgoing(row.partition_key, row.payload + stamp.SerializeToString())

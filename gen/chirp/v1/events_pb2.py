@@ -25,47 +25,47 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63hirp/v1/events.proto\x12\x08\x63hirp.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x06\n\x05\x45vent\x12/\n\x0boccurred_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\rtweet_created\x18\x02 \x01(\x0b\x32\x16.chirp.v1.TweetCreatedH\x00\x12/\n\rtweet_deleted\x18\x03 \x01(\x0b\x32\x16.chirp.v1.TweetDeletedH\x00\x12/\n\ruser_followed\x18\x04 \x01(\x0b\x32\x16.chirp.v1.UserFollowedH\x00\x12\x33\n\x0fuser_unfollowed\x18\x05 \x01(\x0b\x32\x18.chirp.v1.UserUnfollowedH\x00\x12-\n\x0cuser_created\x18\x06 \x01(\x0b\x32\x15.chirp.v1.UserCreatedH\x00\x12-\n\x0cuser_updated\x18\x07 \x01(\x0b\x32\x15.chirp.v1.UserUpdatedH\x00\x12+\n\x0btweet_liked\x18\x08 \x01(\x0b\x32\x14.chirp.v1.TweetLikedH\x00\x12/\n\rtweet_unliked\x18\t \x01(\x0b\x32\x16.chirp.v1.TweetUnlikedH\x00\x12-\n\x0cuser_blocked\x18\n \x01(\x0b\x32\x15.chirp.v1.UserBlockedH\x00\x12\x31\n\x0euser_unblocked\x18\x0b \x01(\x0b\x32\x17.chirp.v1.UserUnblockedH\x00\x12)\n\nuser_muted\x18\x0c \x01(\x0b\x32\x13.chirp.v1.UserMutedH\x00\x12-\n\x0cuser_unmuted\x18\r \x01(\x0b\x32\x15.chirp.v1.UserUnmutedH\x00\x12+\n\x0buser_erased\x18\x0e \x01(\x0b\x32\x14.chirp.v1.UserErasedH\x00\x12?\n\x15notifications_changed\x18\x1e \x01(\x0b\x32\x1e.chirp.v1.NotificationsChangedH\x00\x12\x10\n\x08sequence\x18\x14 \x01(\x03\x12\x0f\n\x07settled\x18\x15 \x01(\x03\x12\x15\n\rsent_again_to\x18\x16 \x01(\x03\x42\x06\n\x04kind\"\x80\x01\n\rTimelineEntry\x12\x10\n\x08tweet_id\x18\x01 \x01(\x03\x12\x11\n\tauthor_id\x18\x02 \x01(\x03\x12\x13\n\x0boriginal_id\x18\x03 \x01(\x03\x12\x1a\n\x12original_author_id\x18\x04 \x01(\x03\x12\x19\n\x11replied_author_id\x18\x05 \x01(\x03\"1\n\x0cTweetVersion\x12\x10\n\x08tweet_id\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xd4\x02\n\x0cTweetCreated\x12&\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x17.chirp.v1.TimelineEntry\x12$\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x12.chirp.v1.Delivery\x12\x14\n\x0c\x66irst_pulled\x18\x03 \x01(\x08\x12\x10\n\x08hashtags\x18\x04 \x03(\t\x12\x10\n\x08mentions\x18\x05 \x03(\x03\x12\x10\n\x08reply_to\x18\x06 \x01(\x03\x12\x10\n\x08quote_of\x18\x07 \x01(\x03\x12\x10\n\x08location\x18\x08 \x01(\t\x12\'\n\x07\x63hanged\x18\t \x03(\x0b\x32\x16.chirp.v1.TweetVersion\x12\x19\n\x11hashtag_spellings\x18\n \x03(\t\x12\x0e\n\x06tagged\x18\x0b \x01(\x08\x12\x18\n\x10quoted_author_id\x18\x14 \x01(\x03\x12\x18\n\x10refused_mentions\x18\x15 \x03(\x03\"\x85\x01\n\x0cTweetDeleted\x12&\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x17.chirp.v1.TimelineEntry\x12$\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x12.chirp.v1.Delivery\x12\'\n\x07\x63hanged\x18\x03 \x03(\x0b\x32\x16.chirp.v1.TweetVersion\"8\n\x0cUserFollowed\x12\x13\n\x0b\x66ollower_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x66ollowee_id\x18\x02 \x01(\x03\":\n\x0eUserUnfollowed\x12\x13\n\x0b\x66ollower_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x66ollowee_id\x18\x02 \x01(\x03\"\x1e\n\x0bUserCreated\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\"\x1e\n\x0bUserUpdated\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\"k\n\nTweetLiked\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08tweet_id\x18\x02 \x01(\x03\x12\x11\n\tauthor_id\x18\x03 \x01(\x03\x12\'\n\x07\x63hanged\x18\x04 \x03(\x0b\x32\x16.chirp.v1.TweetVersion\"m\n\x0cTweetUnliked\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08tweet_id\x18\x02 \x01(\x03\x12\x11\n\tauthor_id\x18\x03 \x01(\x03\x12\'\n\x07\x63hanged\x18\x04 \x03(\x0b\x32\x16.chirp.v1.TweetVersion\"0\n\x0bUserBlocked\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08other_id\x18\x02 \x01(\x03\"2\n\rUserUnblocked\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08other_id\x18\x02 \x01(\x03\".\n\tUserMuted\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08other_id\x18\x02 \x01(\x03\"0\n\x0bUserUnmuted\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08other_id\x18\x02 \x01(\x03\"\x1d\n\nUserErased\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\":\n\x14NotificationsChanged\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x11\n\tnewest_id\x18\x02 \x01(\x03*d\n\x08\x44\x65livery\x12\x18\n\x14\x44\x45LIVERY_UNSPECIFIED\x10\x00\x12\x11\n\rDELIVERY_PUSH\x10\x01\x12\x11\n\rDELIVERY_PULL\x10\x02\x12\x18\n\x14\x44\x45LIVERY_PUSH_ACTIVE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63hirp/v1/events.proto\x12\x08\x63hirp.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x06\n\x05\x45vent\x12/\n\x0boccurred_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\rtweet_created\x18\x02 \x01(\x0b\x32\x16.chirp.v1.TweetCreatedH\x00\x12/\n\rtweet_deleted\x18\x03 \x01(\x0b\x32\x16.chirp.v1.TweetDeletedH\x00\x12/\n\ruser_followed\x18\x04 \x01(\x0b\x32\x16.chirp.v1.UserFollowedH\x00\x12\x33\n\x0fuser_unfollowed\x18\x05 \x01(\x0b\x32\x18.chirp.v1.UserUnfollowedH\x00\x12-\n\x0cuser_created\x18\x06 \x01(\x0b\x32\x15.chirp.v1.UserCreatedH\x00\x12-\n\x0cuser_updated\x18\x07 \x01(\x0b\x32\x15.chirp.v1.UserUpdatedH\x00\x12+\n\x0btweet_liked\x18\x08 \x01(\x0b\x32\x14.chirp.v1.TweetLikedH\x00\x12/\n\rtweet_unliked\x18\t \x01(\x0b\x32\x16.chirp.v1.TweetUnlikedH\x00\x12-\n\x0cuser_blocked\x18\n \x01(\x0b\x32\x15.chirp.v1.UserBlockedH\x00\x12\x31\n\x0euser_unblocked\x18\x0b \x01(\x0b\x32\x17.chirp.v1.UserUnblockedH\x00\x12)\n\nuser_muted\x18\x0c \x01(\x0b\x32\x13.chirp.v1.UserMutedH\x00\x12-\n\x0cuser_unmuted\x18\r \x01(\x0b\x32\x15.chirp.v1.UserUnmutedH\x00\x12+\n\x0buser_erased\x18\x0e \x01(\x0b\x32\x14.chirp.v1.UserErasedH\x00\x12?\n\x15notifications_changed\x18\x1e \x01(\x0b\x32\x1e.chirp.v1.NotificationsChangedH\x00\x12\x10\n\x08sequence\x18\x14 \x01(\x03\x12\x0f\n\x07settled\x18\x15 \x01(\x03\x12\x15\n\rsent_again_to\x18\x16 \x01(\x03\x12\r\n\x05trace\x18\x17 \x01(\tB\x06\n\x04kind\"\x80\x01\n\rTimelineEntry\x12\x10\n\x08tweet_id\x18\x01 \x01(\x03\x12\x11\n\tauthor_id\x18\x02 \x01(\x03\x12\x13\n\x0boriginal_id\x18\x03 \x01(\x03\x12\x1a\n\x12original_author_id\x18\x04 \x01(\x03\x12\x19\n\x11replied_author_id\x18\x05 \x01(\x03\"1\n\x0cTweetVersion\x12\x10\n\x08tweet_id\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xd4\x02\n\x0cTweetCreated\x12&\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x17.chirp.v1.TimelineEntry\x12$\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x12.chirp.v1.Delivery\x12\x14\n\x0c\x66irst_pulled\x18\x03 \x01(\x08\x12\x10\n\x08hashtags\x18\x04 \x03(\t\x12\x10\n\x08mentions\x18\x05 \x03(\x03\x12\x10\n\x08reply_to\x18\x06 \x01(\x03\x12\x10\n\x08quote_of\x18\x07 \x01(\x03\x12\x10\n\x08location\x18\x08 \x01(\t\x12\'\n\x07\x63hanged\x18\t \x03(\x0b\x32\x16.chirp.v1.TweetVersion\x12\x19\n\x11hashtag_spellings\x18\n \x03(\t\x12\x0e\n\x06tagged\x18\x0b \x01(\x08\x12\x18\n\x10quoted_author_id\x18\x14 \x01(\x03\x12\x18\n\x10refused_mentions\x18\x15 \x03(\x03\"\x85\x01\n\x0cTweetDeleted\x12&\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x17.chirp.v1.TimelineEntry\x12$\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x12.chirp.v1.Delivery\x12\'\n\x07\x63hanged\x18\x03 \x03(\x0b\x32\x16.chirp.v1.TweetVersion\"8\n\x0cUserFollowed\x12\x13\n\x0b\x66ollower_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x66ollowee_id\x18\x02 \x01(\x03\":\n\x0eUserUnfollowed\x12\x13\n\x0b\x66ollower_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x66ollowee_id\x18\x02 \x01(\x03\"\x1e\n\x0bUserCreated\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\"\x1e\n\x0bUserUpdated\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\"k\n\nTweetLiked\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08tweet_id\x18\x02 \x01(\x03\x12\x11\n\tauthor_id\x18\x03 \x01(\x03\x12\'\n\x07\x63hanged\x18\x04 \x03(\x0b\x32\x16.chirp.v1.TweetVersion\"m\n\x0cTweetUnliked\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08tweet_id\x18\x02 \x01(\x03\x12\x11\n\tauthor_id\x18\x03 \x01(\x03\x12\'\n\x07\x63hanged\x18\x04 \x03(\x0b\x32\x16.chirp.v1.TweetVersion\"0\n\x0bUserBlocked\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08other_id\x18\x02 \x01(\x03\"2\n\rUserUnblocked\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08other_id\x18\x02 \x01(\x03\".\n\tUserMuted\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08other_id\x18\x02 \x01(\x03\"0\n\x0bUserUnmuted\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08other_id\x18\x02 \x01(\x03\"\x1d\n\nUserErased\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\":\n\x14NotificationsChanged\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x11\n\tnewest_id\x18\x02 \x01(\x03*d\n\x08\x44\x65livery\x12\x18\n\x14\x44\x45LIVERY_UNSPECIFIED\x10\x00\x12\x11\n\rDELIVERY_PUSH\x10\x01\x12\x11\n\rDELIVERY_PULL\x10\x02\x12\x18\n\x14\x44\x45LIVERY_PUSH_ACTIVE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chirp.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DELIVERY']._serialized_start=2233
-  _globals['_DELIVERY']._serialized_end=2333
+  _globals['_DELIVERY']._serialized_start=2248
+  _globals['_DELIVERY']._serialized_end=2348
   _globals['_EVENT']._serialized_start=69
-  _globals['_EVENT']._serialized_end=877
-  _globals['_TIMELINEENTRY']._serialized_start=880
-  _globals['_TIMELINEENTRY']._serialized_end=1008
-  _globals['_TWEETVERSION']._serialized_start=1010
-  _globals['_TWEETVERSION']._serialized_end=1059
-  _globals['_TWEETCREATED']._serialized_start=1062
-  _globals['_TWEETCREATED']._serialized_end=1402
-  _globals['_TWEETDELETED']._serialized_start=1405
-  _globals['_TWEETDELETED']._serialized_end=1538
-  _globals['_USERFOLLOWED']._serialized_start=1540
-  _globals['_USERFOLLOWED']._serialized_end=1596
-  _globals['_USERUNFOLLOWED']._serialized_start=1598
-  _globals['_USERUNFOLLOWED']._serialized_end=1656
-  _globals['_USERCREATED']._serialized_start=1658
-  _globals['_USERCREATED']._serialized_end=1688
-  _globals['_USERUPDATED']._serialized_start=1690
-  _globals['_USERUPDATED']._serialized_end=1720
-  _globals['_TWEETLIKED']._serialized_start=1722
-  _globals['_TWEETLIKED']._serialized_end=1829
-  _globals['_TWEETUNLIKED']._serialized_start=1831
-  _globals['_TWEETUNLIKED']._serialized_end=1940
-  _globals['_USERBLOCKED']._serialized_start=1942
-  _globals['_USERBLOCKED']._serialized_end=1990
-  _globals['_USERUNBLOCKED']._serialized_start=1992
-  _globals['_USERUNBLOCKED']._serialized_end=2042
-  _globals['_USERMUTED']._serialized_start=2044
-  _globals['_USERMUTED']._serialized_end=2090
-  _globals['_USERUNMUTED']._serialized_start=2092
-  _globals['_USERUNMUTED']._serialized_end=2140
-  _globals['_USERERASED']._serialized_start=2142
-  _globals['_USERERASED']._serialized_end=2171
-  _globals['_NOTIFICATIONSCHANGED']._serialized_start=2173
-  _globals['_NOTIFICATIONSCHANGED']._serialized_end=2231
+  _globals['_EVENT']._serialized_end=892
+  _globals['_TIMELINEENTRY']._serialized_start=895
+  _globals['_TIMELINEENTRY']._serialized_end=1023
+  _globals['_TWEETVERSION']._serialized_start=1025
+  _globals['_TWEETVERSION']._serialized_end=1074
+  _globals['_TWEETCREATED']._serialized_start=1077
+  _globals['_TWEETCREATED']._serialized_end=1417
+  _globals['_TWEETDELETED']._serialized_start=1420
+  _globals['_TWEETDELETED']._serialized_end=1553
+  _globals['_USERFOLLOWED']._serialized_start=1555
+  _globals['_USERFOLLOWED']._serialized_end=1611
+  _globals['_USERUNFOLLOWED']._serialized_start=1613
+  _globals['_USERUNFOLLOWED']._serialized_end=1671
+  _globals['_USERCREATED']._serialized_start=1673
+  _globals['_USERCREATED']._serialized_end=1703
+  _globals['_USERUPDATED']._serialized_start=1705
+  _globals['_USERUPDATED']._serialized_end=1735
+  _globals['_TWEETLIKED']._serialized_start=1737
+  _globals['_TWEETLIKED']._serialized_end=1844
+  _globals['_TWEETUNLIKED']._serialized_start=1846
+  _globals['_TWEETUNLIKED']._serialized_end=1955
+  _globals['_USERBLOCKED']._serialized_start=1957
+  _globals['_USERBLOCKED']._serialized_end=2005
+  _globals['_USERUNBLOCKED']._serialized_start=2007
+  _globals['_USERUNBLOCKED']._serialized_end=2057
+  _globals['_USERMUTED']._serialized_start=2059
+  _globals['_USERMUTED']._serialized_end=2105
+  _globals['_USERUNMUTED']._serialized_start=2107
+  _globals['_USERUNMUTED']._serialized_end=2155
+  _globals['_USERERASED']._serialized_start=2157
+  _globals['_USERERASED']._serialized_end=2186
+  _globals['_NOTIFICATIONSCHANGED']._serialized_start=2188
+  _globals['_NOTIFICATIONSCHANGED']._serialized_end=2246
 # @@protoc_insertion_point(module_scope)

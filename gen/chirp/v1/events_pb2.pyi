@@ -78,6 +78,7 @@ class Event(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
     SENT_AGAIN_TO_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Its number in the outbox, stamped by the relay. Events of one partition key have rising ones; the
     same event sent again has the same.
@@ -90,6 +91,10 @@ class Event(_message.Message):
     sent_again_to: _builtins.int
     """Stamped by the relay while it fills a lost log again: the sequence up to which events may come
     again; else 0.
+    """
+    trace: _builtins.str
+    """The W3C traceparent of what made the change, and, behind the relay, of the relay's own step;
+    empty where that is not sampled.
     """
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
@@ -172,10 +177,11 @@ class Event(_message.Message):
         sequence: _builtins.int = ...,
         settled: _builtins.int = ...,
         sent_again_to: _builtins.int = ...,
+        trace: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_erased", b"user_erased", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "sent_again_to", b"sent_again_to", "sequence", b"sequence", "settled", b"settled", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_erased", b"user_erased", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "notifications_changed", b"notifications_changed", "occurred_at", b"occurred_at", "sent_again_to", b"sent_again_to", "sequence", b"sequence", "settled", b"settled", "trace", b"trace", "tweet_created", b"tweet_created", "tweet_deleted", b"tweet_deleted", "tweet_liked", b"tweet_liked", "tweet_unliked", b"tweet_unliked", "user_blocked", b"user_blocked", "user_created", b"user_created", "user_erased", b"user_erased", "user_followed", b"user_followed", "user_muted", b"user_muted", "user_unblocked", b"user_unblocked", "user_unfollowed", b"user_unfollowed", "user_unmuted", b"user_unmuted", "user_updated", b"user_updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["tweet_created", "tweet_deleted", "user_followed", "user_unfollowed", "user_created", "user_updated", "tweet_liked", "tweet_unliked", "user_blocked", "user_unblocked", "user_muted", "user_unmuted", "user_erased", "notifications_changed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
