@@ -29,9 +29,11 @@ from mesh.access import CALLERS, KINDS, RULES, Access
 from mesh.rates import Admit, Rates
 from mesh.streams import Answers, Frames, Gone, OpenStream, Streams, TooSlow
 from mesh.tokens import Claims
+from mesh.work import Running
 
 BEARER = "Bearer "
 ABORT_S = 0.1
+LATE = "the call took too long"
 ANONYMOUS = Claims(None, 0, "", 0.0)
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -98,6 +100,8 @@ class BoundService:
     """Whether its health is SERVING, asked again and again; None where it always is."""
     verifier: Verifier | None = None
     """By whom its callers are known."""
+    running: tuple[Running, ...] = ()
+    """The calls that it works on, by method."""
 
 
 def bind(
@@ -120,9 +124,11 @@ def bind(
     """
     servicers = cast("tuple[object, ...]", servicer if isinstance(servicer, tuple) else (servicer,))
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    methods: list[Running] = []
     for method in service.methods:
         path = f"/{service.full_name}/{method.name}"
         bound = _method(servicers, method.name)
+        methods.append(running := Running(path))
         if method.server_streaming:
             assert streams is not None, f"{path} is a stream: bind it with the process's Streams"
             kind: Any = grpc.unary_stream_rpc_method_handler
@@ -133,11 +139,13 @@ def bind(
                 _parser(method.input_type),
                 streams,
                 Frames(method.output_type),
+                running,
             )
         else:
             kind = grpc.unary_unary_rpc_method_handler
             door = Door(path, verifier, rates)
-            answer = _answering(path, cast(Method, bound), door, _parser(method.input_type))
+            parse = _parser(method.input_type)
+            answer = _answering(path, cast(Method, bound), door, parse, running)
         handlers[method.name] = kind(
             answer,
             request_deserializer=None,  # gRPC would answer INTERNAL to what is no message
@@ -149,6 +157,7 @@ def bind(
         streams,
         is_ready,
         verifier,
+        tuple(methods),
     )
 
 
@@ -233,14 +242,23 @@ def _parser(kind: descriptor.Descriptor) -> Callable[[bytes], Message]:
     return parsed
 
 
-def _answering(path: str, method: Method, door: Door, parse: Callable[[bytes], Message]) -> Any:
+def _answering(
+    path: str, method: Method, door: Door, parse: Callable[[bytes], Message], running: Running
+) -> Any:
     async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        task = running.begin(context)
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())
             claims = await door.enter(metadata)
             return await method(parse(request), Call(claims, None, metadata))
+        except asyncio.CancelledError:
+            if not running.was_late(task):
+                raise  # there is nobody to tell
+            known = DeadlineExceeded(LATE)
         except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
             known = errors.translate(error, path)
+        finally:
+            running.end(task)
         return await _abort(context, known)
 
     return answer
@@ -253,8 +271,10 @@ def _streaming(
     parse: Callable[[bytes], Message],
     streams: Streams,
     frames: Frames,
+    running: Running,
 ) -> Any:
     async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        running.attend(context)
         stream = OpenStream(context, frames)
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())

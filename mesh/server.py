@@ -26,7 +26,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mesh import metrics, rpc, tls
+from mesh import metrics, rpc, tls, work
 from mesh import settings as settings_module
 from mesh.files import LOOK_S
 from mesh.metrics import Collector, Sample
@@ -149,7 +149,9 @@ async def serving(
         # From the first moment: who waits for a process must not meet one that is not ready.
         ready = is_ready is None or is_ready()
         await health_servicer.set(name, SERVING if ready else NOT_SERVING)
-    loops = [asyncio.create_task(each.beat()) for each in streams]
+    methods = [running for service in services for running in service.running]
+    loops = [asyncio.create_task(work.watch(methods, settings.deadline_factor))]
+    loops += [asyncio.create_task(each.beat()) for each in streams]
     verifiers = {service.verifier for service in services if service.verifier is not None}
     loops += [asyncio.create_task(_follow_keys(each)) for each in verifiers]
     loops += [
