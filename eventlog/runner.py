@@ -22,10 +22,10 @@ from contextlib import asynccontextmanager
 from eventlog import client
 from eventlog.contract import Consumer, EventLog, Handler, LeaseLost, Record
 from eventlog.deadletters import DeadLetters, describe
+from eventlog.group_metrics import GroupMetrics
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from eventlog.valkey_streams import ValkeyStreams
-from mesh import metrics
-from mesh.metrics import Sample
+from mesh.metrics import Collector
 from mesh.settings import Settings
 
 POLL_WAIT_MS = 500
@@ -53,6 +53,7 @@ class Runner:
         *,
         group: str,
         batch: int,
+        metrics: GroupMetrics | None = None,
     ) -> None:
         self._event_log = event_log
         self._consumer = consumer
@@ -62,6 +63,12 @@ class Runner:
         self._batch = batch
         self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
         self._redrive_look_at = 0.0
+        self._metrics = metrics or GroupMetrics(group, event_log, letters)
+        self.collectors: Sequence[Collector] = (
+            self._metrics.collect,
+            self._metrics.collect_standing,
+        )
+        """What this member tells of its group."""
 
     async def run(self) -> None:
         """Works until cancelled. Outages of the log itself are waited out, too; what is neither
@@ -102,10 +109,6 @@ class Runner:
     async def lag(self) -> Mapping[int, int]:
         """Records per partition that the whole group has not committed."""
         return await self._event_log.lag(self._group)
-
-    async def collect(self) -> list[Sample]:
-        """Returns the lag as a metric."""
-        return metrics.by_partition(metrics.EVENT_LAG, self._group, await self.lag())
 
     async def _work(self, records: Sequence[Record]) -> None:
         try:
@@ -167,8 +170,10 @@ class Runner:
         while records:
             raise_if_cancelled()
             try:
+                began_at = time.monotonic()
                 async with asyncio.timeout(HANDLE_TIMEOUT_S):
                     await self._handler.handle(records)
+                self._metrics.observe(records, time.monotonic() - began_at)
                 return
             except Exception as error:
                 if not is_outage(error):
@@ -210,9 +215,11 @@ async def open_runner(
     *,
     member: str | None = None,
     batch: int | None = None,
+    metrics: GroupMetrics | None = None,
 ) -> AsyncGenerator[Runner]:
     """Joins a group; on leaving, hands its partitions over. Connects at the first step, so a log
-    that is away at start is waited for by `run`."""
+    that is away at start is waited for by `run`. Counts in `metrics`, where the process tells them
+    also while it is no member."""
     async with client.connect(settings) as valkey:
         event_log = ValkeyStreams(valkey, settings)
         letters = DeadLetters(valkey, group, settings.deadletters_max)
@@ -220,7 +227,7 @@ async def open_runner(
         async with event_log.consumer(group, name) as consumer:
             yield Runner(
                 event_log, consumer, handler, letters,
-                group=group, batch=batch or settings.consumer_batch,
+                group=group, batch=batch or settings.consumer_batch, metrics=metrics,
             )  # fmt: skip
 
 

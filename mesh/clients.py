@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import grpc
 
-from mesh import deadlines, tls
+from mesh import deadlines, requests, tls
 from mesh.access import COMMAND_LINE, SERVERS
 from mesh.deadlines import Repeat
 from mesh.settings import Settings
@@ -143,7 +143,7 @@ class _Bounded:
             **others: Any,
         ) -> Any:
             if metadata is None and identity is not None:
-                metadata = identity.metadata
+                metadata = requests.carried(identity.metadata)
             return call(request, timeout=deadlines.left_s(timeout), metadata=metadata, **others)
 
         def repeating(request: Any, *, timeout: float = own_s, **others: Any) -> Any:

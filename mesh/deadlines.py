@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
     "/chirp.v1.UserDirectoryService/ResolveUsernames": LOOKUP,
     "/chirp.v1.BlockDirectoryService/BatchGetBlocks": LOOKUP,
     "/chirp.v1.FollowerDirectoryService/ListFollowerIds": LOOKUP,
+    "/chirp.v1.GraphService/Follow": WRITE,
     "/chirp.v1.GraphService/FollowUser": WRITE,
     "/chirp.v1.GraphService/UnfollowUser": WRITE,
     "/chirp.v1.GraphService/ListFollowers": READ,
@@ -62,6 +63,7 @@ RULES: dict[str, Rule] = {
     "/chirp.v1.GraphService/MuteUser": WRITE,
     "/chirp.v1.GraphService/UnmuteUser": WRITE,
     "/chirp.v1.TweetService/CreateTweet": Rule(8.0, Repeat.REQUEST_ID),
+    "/chirp.v1.TweetService/PostTweet": WRITE,
     "/chirp.v1.TweetService/GetTweet": READ,
     "/chirp.v1.TweetService/DeleteTweet": WRITE,
     "/chirp.v1.TweetService/GetThread": READ,
@@ -76,6 +78,7 @@ RULES: dict[str, Rule] = {
     "/chirp.v1.TweetRecordService/GetViewerMarks": LOOKUP,
     "/chirp.v1.TweetRecordService/BatchGetMarks": LOOKUP,
     "/chirp.v1.TimelineService/GetHomeTimeline": READ,
+    "/chirp.v1.TimelineService/GetFeed": READ,
     "/chirp.v1.TimelineService/CountNewer": READ,
     # For people who look for a reason; it asks PostgreSQL for a whole timeline.
     "/chirp.v1.TimelineService/ExplainHomeTimeline": Rule(8.0, Repeat.READ),

@@ -1,12 +1,14 @@
 """What processes tell of themselves in numbers, as text in Prometheus' exposition format 0.0.4, by
-HTTP at `CHIRP_METRICS_LISTEN`. Every metric is declared here, with its kind, unit and meaning.
+HTTP at `CHIRP_METRICS_LISTEN`. `catalogue.py` declares every metric.
 
-A number is asked for when somebody looks, so nothing is counted for nobody. Labels have few values:
-a group, a partition; never an account or a text.
+A number is asked for when somebody looks. What has to be counted meanwhile is a plain integer where
+it happens, and a bisected bucket for a duration: a library's counter costs a lock and a look-up
+each time, which a home read would feel (docs/decisions/0023-own-counters.md).
 """
 
 import asyncio
 import logging
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,12 +26,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What a number means. A gauge goes up and down, a counter only up."""
+    """What a number means."""
 
     name: str
     kind: str
+    """`counter`: only up, from 0 at the start of the process. `gauge`: up and down. `histogram`."""
+    unit: str
     meaning: str
     labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    """Of a histogram, the upper bounds of its buckets; one without a bound comes behind them."""
+
+
+class Histogram:
+    """How often something took how long."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, metric: Metric) -> None:
+        self.bounds = metric.buckets
+        self.counts = [0] * (len(metric.buckets) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,53 +59,9 @@ class Sample:
     """A number now, with the value of each label in the order of the metric's."""
 
     metric: Metric
-    value: float
+    value: float | Histogram
     labels: tuple[str, ...] = ()
 
-
-EVENT_LAG: Final = Metric(
-    "chirp_event_lag_records",
-    "gauge",
-    "Records of a partition of the event log that a consumer group has not handled. Each member of"
-    " the group tells it for the whole group.",
-    ("group", "partition"),
-)
-OPEN_STREAMS: Final = Metric(
-    "chirp_open_streams", "gauge", "Server streams that are open in this process."
-)
-TREND_USES_DROPPED: Final = Metric(
-    "chirp_trend_uses_dropped_total",
-    "counter",
-    "Uses of hashtags that this trend worker dropped since its start, because there were more than"
-    " it may keep (CHIRP_TREND_USES_MAX).",
-)
-
-SIGN_INS_REFUSED: Final = Metric(
-    "chirp_sign_ins_refused_total",
-    "counter",
-    "Sign-ins and sign-ups that this server refused because a name or an address had too many.",
-    ("kind",),
-)
-SIGN_INS_UNCHECKED: Final = Metric(
-    "chirp_sign_ins_unchecked_total",
-    "counter",
-    "Sign-ins and sign-ups that this server let through uncounted, because the cache Valkey did not"
-    " answer.",
-    ("kind",),
-)
-RATES_REFUSED: Final = Metric(
-    "chirp_rate_limited_total",
-    "counter",
-    "Calls that this server refused because the account had used its quota of the kind.",
-    ("kind",),
-)
-RATES_UNCHECKED: Final = Metric(
-    "chirp_rate_unchecked_total",
-    "counter",
-    "Calls that this server let through without counting them for all replicas, because the cache"
-    " Valkey did not answer.",
-    ("kind",),
-)
 
 Collector = Callable[[], Awaitable[Sequence[Sample]]]
 """Asks for numbers. What it raises is logged, and its numbers are missing from the answer."""
@@ -98,20 +76,30 @@ def text(samples: Iterable[Sample]) -> str:
     for metric, found in of_metric.items():
         lines += [f"# HELP {metric.name} {metric.meaning}", f"# TYPE {metric.name} {metric.kind}"]
         for sample in found:
-            labels = ",".join(
+            labels = [
                 f'{name}="{_escaped(value)}"'
                 for name, value in zip(metric.labels, sample.labels, strict=True)
-            )
-            lines.append(f"{metric.name}{f'{{{labels}}}' if labels else ''} {sample.value:.15g}")
+            ]
+            if isinstance(sample.value, Histogram):
+                lines += _histogram(metric.name, labels, sample.value)
+            else:
+                lines.append(_line(metric.name, labels, sample.value))
     return "\n".join((*lines, ""))
 
 
-def by_partition(metric: Metric, group: str, values: Mapping[int, int]) -> list[Sample]:
+def by_partition(
+    metric: Metric, group: str, values: Mapping[int, int] | Mapping[int, Histogram]
+) -> list[Sample]:
     """Returns a sample for each partition of a group."""
     return [
         Sample(metric, value, (group, str(partition)))
         for partition, value in sorted(values.items())
     ]
+
+
+def of_cache(metric: Metric, cache: str, *, hits: int, misses: int) -> list[Sample]:
+    """Returns the look-ups in a cache."""
+    return [Sample(metric, hits, (cache, "hit")), Sample(metric, misses, (cache, "miss"))]
 
 
 @asynccontextmanager
@@ -128,7 +116,7 @@ async def exposing(listen: str, collectors: Sequence[Collector]) -> AsyncGenerat
             async with asyncio.timeout(REQUEST_S):
                 head = await reader.readuntil(b"\r\n\r\n")
             known = head.split(b" ", 2)[:2] == [b"GET", PATH]
-            body = (await _collect(collectors)).encode() if known else b""
+            body = text(await collect(collectors)).encode() if known else b""
             status = "200 OK" if known else "404 Not Found"
             writer.write(
                 f"HTTP/1.1 {status}\r\ncontent-type: {CONTENT_TYPE}\r\n"
@@ -149,15 +137,33 @@ async def exposing(listen: str, collectors: Sequence[Collector]) -> AsyncGenerat
         yield server.sockets[0].getsockname()[1]
 
 
-async def _collect(collectors: Sequence[Collector]) -> str:
+async def collect(collectors: Sequence[Collector]) -> list[Sample]:
+    """Asks all of them; what one cannot tell is missing."""
     samples: list[Sample] = []
-    for collect in collectors:
+    for ask in collectors:
         try:
             async with asyncio.timeout(COLLECT_S):
-                samples += await collect()
+                samples += await ask()
         except Exception as error:  # noqa: BLE001 -- what is away must not hide the other numbers
             log.warning("a metric is missing: %s", type(error).__name__)
-    return text(samples)
+    return samples
+
+
+def _histogram(name: str, labels: list[str], histogram: Histogram) -> list[str]:
+    lines: list[str] = []
+    count = 0
+    bounds = (*(f"{bound:.15g}" for bound in histogram.bounds), "+Inf")
+    for bound, counted in zip(bounds, histogram.counts, strict=True):
+        count += counted
+        lines.append(_line(f"{name}_bucket", [*labels, f'le="{bound}"'], count))
+    lines.append(_line(f"{name}_sum", labels, histogram.total))
+    lines.append(_line(f"{name}_count", labels, count))
+    return lines
+
+
+def _line(name: str, labels: list[str], value: float) -> str:
+    told = f"{{{','.join(labels)}}}" if labels else ""
+    return f"{name}{told} {value:.15g}"
 
 
 def _escaped(value: str) -> str:

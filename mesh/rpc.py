@@ -6,7 +6,7 @@ grpc.aio's own interceptors cost an extra task switch each; a closure costs a ca
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -24,8 +24,9 @@ from domain.errors import (
     Unauthenticated,
 )
 from domain.ids import UserId
-from mesh import errors, tls
+from mesh import errors, requests, tls
 from mesh.access import CALLERS, KINDS, RULES, Access
+from mesh.calls import Calls
 from mesh.rates import Admit, Rates
 from mesh.streams import Answers, Frames, Gone, OpenStream, Streams, TooSlow
 from mesh.tokens import Claims
@@ -100,7 +101,9 @@ class BoundService:
     """Whether its health is SERVING, asked again and again; None where it always is."""
     verifier: Verifier | None = None
     """By whom its callers are known."""
-    running: tuple[Running, ...] = ()
+    calls: Sequence[Calls] = ()
+    """What became of the calls of each method."""
+    running: Sequence[Running] = ()
     """The calls that it works on, by method."""
 
 
@@ -124,6 +127,7 @@ def bind(
     """
     servicers = cast("tuple[object, ...]", servicer if isinstance(servicer, tuple) else (servicer,))
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    calls: list[Calls] = []
     methods: list[Running] = []
     for method in service.methods:
         path = f"/{service.full_name}/{method.name}"
@@ -146,8 +150,9 @@ def bind(
             door = Door(path, verifier, rates)
             parse = _parser(method.input_type)
             answer = _answering(path, cast(Method, bound), door, parse, running)
+        calls.append(Calls(service.name, method.name, streams=method.server_streaming))
         handlers[method.name] = kind(
-            answer,
+            calls[-1].counting(answer),
             request_deserializer=None,  # gRPC would answer INTERNAL to what is no message
             response_serializer=_serialise,
         )
@@ -157,7 +162,8 @@ def bind(
         streams,
         is_ready,
         verifier,
-        tuple(methods),
+        calls,
+        methods,
     )
 
 
@@ -249,6 +255,7 @@ def _answering(
         task = running.begin(context)
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())
+            requests.begin(metadata)
             claims = await door.enter(metadata)
             return await method(parse(request), Call(claims, None, metadata))
         except asyncio.CancelledError:
@@ -278,6 +285,7 @@ def _streaming(
         stream = OpenStream(context, frames)
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())
+            requests.begin(metadata)
             claims = await door.enter(metadata)
             # At once: a session that ends from here on ends the stream, too.
             streams.admit(stream, claims)

@@ -14,11 +14,9 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol, cast
 
 import grpc
@@ -26,13 +24,12 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mesh import metrics, rpc, tls, work
+from mesh import logs, rpc, tls, vitals, work
 from mesh import settings as settings_module
 from mesh.files import LOOK_S
-from mesh.metrics import Collector, Sample
+from mesh.metrics import Collector
 from mesh.rpc import BoundService, Verifier
 from mesh.settings import Settings
-from mesh.streams import Streams
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # of an answer, and what clients take
 # Of a request, also when it was compressed: the longest has 1,000 ids.
@@ -100,12 +97,8 @@ class Serving:
 
 def main(name: str, opener: Opener) -> None:
     """Runs a process until SIGTERM or SIGINT: the whole of a server's or worker's main()."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format=f"%(asctime)s %(levelname)-7s {name} %(name)s: %(message)s",
-    )
     settings = settings_module.load()
+    logs.begin(name, settings.log_format)
     uvloop.run(_run_until_signal(name, settings, opener))
 
 
@@ -204,24 +197,16 @@ def calm_collector() -> None:
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
-def _stream_collectors(services: Sequence[BoundService]) -> list[Collector]:
-    async def collect(streams: Streams) -> list[Sample]:
-        return [Sample(metrics.OPEN_STREAMS, streams.count)]
-
-    opened = {service.streams for service in services if service.streams is not None}
-    return [partial(collect, streams) for streams in opened]
-
-
 async def _run_until_signal(name: str, settings: Settings, opener: Opener) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with opener(settings) as process:
-        tasks = [asyncio.create_task(run()) for run in process.loops]
-        collectors = [*process.collectors, *_stream_collectors(process.services)]
+        loops = [*process.loops, logs.Levels(settings.log_levels).follow]
+        tasks = [asyncio.create_task(run()) for run in loops]
         async with (
-            metrics.exposing(settings.metrics_listen, collectors),
+            vitals.told(settings.metrics_listen, process.services, process.collectors),
             serving(settings, process.services, name) as server,
         ):
             log.info("%s serves on port %d", name, server.port)

@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     """host:port that this server's or worker's gRPC listens on; port 0 takes a free one."""
     metrics_listen: str = ""
     """host:port that answers `GET /metrics` to Prometheus; nothing does where it is empty."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """How processes log: `json`, one object a line; `text`, for people; `auto`, text on a terminal
+    and else JSON. `chirp up` lets its own write text, which people read in its data folder."""
+    log_levels: Path = Field(default_factory=lambda told: told["data"] / "log-levels")
+    """A file that says how much is logged, followed while processes run: mesh/logs.py. By default
+    `log-levels` in CHIRP_DATA."""
     keys: Path = Path(".chirp/keys")
     """The folder of the keys that sign tokens and of those that are believed: mesh/keys.py."""
 

@@ -201,9 +201,11 @@ class LocalStack:
         listen = f"127.0.0.1:{port}"
         settings = self._settings.model_copy(update={"certs": self._certs})
         environment = {
+            "CHIRP_LOG_FORMAT": "text",
             **os.environ,
             **processes.process_environment(addresses, listen, f"127.0.0.1:{metrics_port}"),
             "CHIRP_DATA": str(self._data),  # it runs in another folder
+            "CHIRP_LOG_LEVELS": str(self._settings.log_levels.resolve()),
         }
         return ChildSpec(
             name=name,

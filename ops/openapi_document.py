@@ -40,6 +40,8 @@ LIMITS: Mapping[str, Schema] = {
     "CreateTweetRequest.content": _STRING | {"maxLength": tweet.CONTENT_MAX},
     "CreateTweetRequest.media_urls": {"maxItems": tweet.MEDIA_URLS_MAX},
     "CreateTweetRequest.request_id": {"maxLength": tweet.REQUEST_ID_MAX},
+    "PostTweetRequest.content": _STRING | {"maxLength": tweet.CONTENT_MAX},
+    "PostTweetRequest.media": {"maxItems": tweet.MEDIA_URLS_MAX},
     "CreateUserRequest.username": {
         "pattern": f"^[A-Za-z0-9_]{{{user.USERNAME_LENGTH_MIN},{user.USERNAME_LENGTH_MAX}}}$"
     },

@@ -17,18 +17,20 @@ async def grpc_serving(
     services: tuple[str, ...] = (),
     *,
     name: str = "",
+    as_name: str = "",
     settings: "Settings | None" = None,
 ) -> bool:
     """Whether the process at host:port answers SERVING, as a whole and for each service. With TLS,
-    by `settings`, it is asked as the command line and must be the one called `name`. Raises OSError
-    where the certificates are not there."""
+    by `settings`, it is asked as `as_name`, by default the command line, and must be the one called
+    `name`. Raises OSError where the certificates are not there."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     from mesh import tls
+    from mesh.access import COMMAND_LINE
 
     async with (
-        tls.secure_channel(settings, address, name)
+        tls.secure_channel(settings, address, name, as_name=as_name or COMMAND_LINE)
         if settings is not None
         else grpc.aio.insecure_channel(address)
     ) as channel:

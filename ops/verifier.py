@@ -102,9 +102,13 @@ class Verifier:
         if report.differences:
             again = [difference.viewer for difference in report.differences]
             await self._compare(again, report, progress, "differences looked at again")
+        differing = len(report.differences)
         if report.differences and repair:
             await self._repair(report, progress)
         async with self._pool.connection() as connection:
+            await upkeep_rows.insert_verification(
+                connection, compared=report.accounts, differing=differing
+            )
             report.repaired_ever = await upkeep_rows.count_repairs(connection)
         return report
 

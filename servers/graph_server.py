@@ -30,6 +30,7 @@ from servers.rate_limits import open_rate_limits
 from servers.relation_eraser import RelationEraser
 from servers.relations import Relations
 from servers.session_verifier import SessionVerifier
+from servers.short_form import ShortGraph
 from servers.sign_in_throttle import SignInThrottle
 from servers.user_directory import UserDirectoryService
 from servers.user_service import UserService
@@ -66,6 +67,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
             settings, pool, ids, passwords, TokenSigner(settings), throttle, time.time
         )
         relations = Relations(pool, ids, thresholds, timelines.drop, time.time)
+        graph_service = GraphService(pool, relations)
         eraser = RelationEraser(pool, thresholds, timelines.drop, time.time)
         users = user_pb2.DESCRIPTOR.services_by_name
         graph = graph_pb2.DESCRIPTOR.services_by_name
@@ -74,7 +76,10 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
                 rpc.bind(users["UserService"], user_service, verifier, rates=rates),
                 rpc.bind(users["UserDirectoryService"], UserDirectoryService(pool), verifier),
                 rpc.bind(
-                    graph["GraphService"], GraphService(pool, relations), verifier, rates=rates
+                    graph["GraphService"],
+                    (graph_service, ShortGraph(graph_service.FollowUser)),
+                    verifier,
+                    rates=rates,
                 ),
                 rpc.bind(graph["BlockDirectoryService"], BlockDirectoryService(pool), verifier),
                 rpc.bind(
@@ -82,7 +87,12 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
                 ),
             ],
             loops=[feed.run, lambda: _clear_sessions(pool), eraser.run, rates.run],
-            collectors=[throttle.collect, rates.collect],
+            collectors=[
+                throttle.collect,
+                rates.collect,
+                feed.collect,
+                lambda: database.collect(pool),
+            ],
         )
 
 

@@ -26,6 +26,7 @@ from domain.ids import UserId
 from domain.timeline import Page, Viewer, Window
 from mesh.settings import Settings
 from servers import home_heads
+from servers.home_counts import HomeCounts
 from servers.home_heads import Heads
 from servers.viewers import Known, Viewers
 from storage import candidates, windows
@@ -91,6 +92,7 @@ class HomeSkeleton:
         self._rebuild_places = asyncio.Semaphore(REBUILDS_MAX)
         self._kept: OrderedDict[UserId, float] = OrderedDict()
         self._kept_max = settings.viewer_cache_max
+        self.counts = HomeCounts()
 
     async def page(self, user: UserId, asked: Asked, deleted: Container[int]) -> Skeleton:
         """Returns the page asked for, rules applied, without the tweets known to be deleted."""
@@ -139,6 +141,7 @@ class HomeSkeleton:
             entries, floor = [], asked.below
         wanted = max(OLDER_FIRST, 2 * asked.limit)
         while True:
+            self.counts.database_reads += 1
             older = await candidates.fetch_home(
                 self._pool, viewer, below=floor, limit=wanted, pulled=True
             )
@@ -243,12 +246,17 @@ class HomeSkeleton:
         recents: list[list[bytes]],
         wanted: int | None,
     ) -> Window:
+        counts = self.counts
+        counts.timelines += 1
+        counts.recents += len(known.pulled)
         if home is None:
+            counts.timelines_absent += 1
             home = windows.pack(await self._rebuilt(WindowKind.TIMELINE, user, known))
         merged = [home]
         for author, recent_elements in zip(known.pulled, recents, strict=True):
             recent = windows.parse(recent_elements)
             if recent is None:
+                counts.recents_absent += 1
                 recent = windows.pack(await self._rebuilt(WindowKind.RECENT, author, known))
             merged.append(recent)
         return windows.merge(merged, wanted)

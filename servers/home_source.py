@@ -7,6 +7,7 @@ from collections.abc import Callable
 from eventlog.contract import Reader
 from mesh.streams import RESYNC_REQUIRED, Ended
 from servers.home_log import Base, HomeLog
+from servers.home_turns import Turns
 from servers.log_tail import LogTail
 
 READERS_MAX = 4  # streams that read the log at once; others wait for their turn
@@ -29,6 +30,7 @@ class Source:
         self.log = HomeLog(tail.reach.positions)
         self.queue_max = queue_max
         self.readers = asyncio.Semaphore(READERS_MAX)
+        self.turns = Turns()
         self._resume_s = resume_s
         self._clock = clock
         self._base = Base(tail.reach, tail.at)

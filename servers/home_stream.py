@@ -149,8 +149,9 @@ class HomeStream:
         return self.token()
 
     def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        if self._waiting is not None:
+            self._source.turns.wake(self._waiting)
+            self._waiting = None
 
     def _rest(self) -> None:
         """Takes note that everything the server saw was passed."""

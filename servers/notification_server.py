@@ -56,7 +56,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         yield Process(
             services=[rpc.bind(descriptor, servicers, verifier, streams, rates=rates)],
             loops=[feed.run, tail.run, rates.run],
-            collectors=[rates.collect],
+            collectors=[rates.collect, feed.collect, lambda: database.collect(pool)],
         )
 
 

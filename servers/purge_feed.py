@@ -12,6 +12,8 @@ import psycopg
 import psycopg_pool
 
 from domain.ids import UserId
+from mesh import catalogue
+from mesh.metrics import Sample
 from mesh.settings import Settings
 from mesh.tasks import raise_if_cancelled
 from storage import erasures, purges
@@ -40,6 +42,10 @@ class PurgeFeed:
     def fresh(self) -> bool:
         """Whether caches hold nothing that changed more than two seconds ago."""
         return time.monotonic() - self._polled_at < STALE_AFTER_S
+
+    async def collect(self) -> list[Sample]:
+        """Returns whether it is fresh."""
+        return [Sample(catalogue.PURGE_FEED_FRESH, int(self.fresh))]
 
     async def until_fresh(self) -> None:
         """Returns when `fresh` holds."""

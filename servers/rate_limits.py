@@ -31,7 +31,7 @@ from typing import Final
 from domain.errors import RateLimited
 from domain.ids import UserId
 from domain.rate import MICROSECONDS, Kind, Limit, whole_seconds
-from mesh import metrics
+from mesh import catalogue
 from mesh.metrics import Sample
 from mesh.rates import Admit
 from mesh.settings import Settings
@@ -100,8 +100,8 @@ class RateLimits:
         return [
             Sample(metric, counts[kind], (kind.value,))
             for metric, counts in (
-                (metrics.RATES_REFUSED, self._refusals),
-                (metrics.RATES_UNCHECKED, self._unchecked),
+                (catalogue.RATES_REFUSED, self._refusals),
+                (catalogue.RATES_UNCHECKED, self._unchecked),
             )
             for kind in Kind
             if kind is not Kind.SIGN_IN

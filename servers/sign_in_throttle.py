@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from domain.errors import RateLimited
 from domain.rate import Limit, whole_seconds
-from mesh import metrics
+from mesh import catalogue
 from mesh.client_address import ClientAddresses
 from mesh.metrics import Sample
 from mesh.rpc import Metadata
@@ -64,8 +64,8 @@ class SignInThrottle:
         return [
             Sample(metric, counts[kind], (kind,))
             for metric, counts in (
-                (metrics.SIGN_INS_REFUSED, self._refused),
-                (metrics.SIGN_INS_UNCHECKED, self._unchecked),
+                (catalogue.SIGN_INS_REFUSED, self._refused),
+                (catalogue.SIGN_INS_UNCHECKED, self._unchecked),
             )
             for kind in (SIGN_IN, SIGN_UP)
         ]

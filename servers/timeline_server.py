@@ -22,6 +22,7 @@ from servers.log_tail import LogTail
 from servers.purge_feed import PurgeFeed
 from servers.rate_limits import RateLimits
 from servers.session_verifier import SessionVerifier
+from servers.short_form import ShortTimelines
 from servers.stream_marks import StreamMarks
 from servers.timeline_service import TimelineService
 from servers.tweet_hydrator import TweetHydrator
@@ -31,6 +32,7 @@ from servers.user_names import UserNames
 from servers.viewer_marks import ViewerMarks
 from servers.viewers import Viewers
 from storage import database, valkey, valkey_cluster
+from storage import upkeep as upkeep_rows
 from storage.rates import RateStore
 from storage.timelines import TimelineStore
 
@@ -115,7 +117,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             services=[
                 rpc.bind(
                     descriptors["TimelineService"],
-                    (service, explaining, streaming),
+                    (service, ShortTimelines(service.GetHomeTimeline), explaining, streaming),
                     verifier,
                     streams,
                     rates=rates,
@@ -123,7 +125,16 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                 rpc.bind(descriptors["TimelineUpkeepService"], upkeep, verifier),
             ],
             loops=[feed.run, tail.run, rates.run],
-            collectors=[rates.collect],
+            collectors=[
+                rates.collect,
+                feed.collect,
+                names.collect,
+                hydrator.collect,
+                viewers.collect,
+                skeleton.counts.collect,
+                lambda: database.collect(pool),
+                lambda: upkeep_rows.collect(pool),
+            ],
         )
         # bench/__main__.py reads these lines.
         for what, hits, misses, size in (

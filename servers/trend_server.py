@@ -63,7 +63,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                 )
             ],
             loops=[book.run, feed.run, rates.run],
-            collectors=[rates.collect],
+            collectors=[rates.collect, feed.collect, lambda: database.collect(pool)],
         )
 
 

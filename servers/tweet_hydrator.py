@@ -9,6 +9,9 @@ from collections.abc import Container, Sequence
 
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 
+from mesh import metrics
+from mesh.catalogue import CACHE_LOOKUPS
+from mesh.metrics import Sample
 from mesh.settings import Settings
 from servers import tweet_records
 from servers.tweet_records import Record
@@ -42,11 +45,21 @@ class TweetHydrator:
         """Tweets seen deleted of late: rules that fetch no tweet leave them out with this."""
         self.hits = 0
         self.misses = 0
+        self._asked_of_valkey = 0
+        self._found_in_valkey = 0
 
     @property
     def size(self) -> str:
         """How much is kept, and the bound."""
         return f"{self._bytes} of at most {self._bytes_max} bytes"
+
+    async def collect(self) -> list[Sample]:
+        """Returns hits and misses, here and in Valkey."""
+        here = metrics.of_cache(CACHE_LOOKUPS, "tweets", hits=self.hits, misses=self.misses)
+        found, asked = self._found_in_valkey, self._asked_of_valkey
+        return here + metrics.of_cache(
+            CACHE_LOOKUPS, "tweet_records", hits=found, misses=asked - found
+        )
 
     def kept(self, tweet_id: int) -> Record | None:
         """Returns the record that is kept of a tweet, if there is one and its author is there."""
@@ -76,6 +89,7 @@ class TweetHydrator:
         return found
 
     async def _from_valkey(self, ids: Sequence[int]) -> dict[int, Record]:
+        self._asked_of_valkey += len(ids)
         try:
             (values,) = await self._hot.call([("MGET", *map(tweet_cache.key, ids))])
         except ConnectionError:
@@ -89,6 +103,7 @@ class TweetHydrator:
                 if content and version >= self._least_version.get(tweet_id, 0):
                     message = tweet_pb2.TweetRecord.FromString(content)
                     found[tweet_id] = self._keep(tweet_records.from_proto(message))
+        self._found_in_valkey += len(found)
         return found
 
     async def _from_server(self, ids: Sequence[int]) -> dict[int, Record]:

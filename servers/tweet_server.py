@@ -14,6 +14,7 @@ from servers.engagement_service import EngagementService
 from servers.purge_feed import PurgeFeed
 from servers.rate_limits import RateLimits
 from servers.session_verifier import SessionVerifier
+from servers.short_form import ShortTweets
 from servers.thread_service import ThreadService
 from servers.tweet_eraser import TweetEraser
 from servers.tweet_presenter import TweetPresenter
@@ -82,12 +83,20 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         yield Process(
             services=[
                 rpc.bind(
-                    services["TweetService"], (tweets, engagement, threads), verifier, rates=rates
+                    services["TweetService"],
+                    (tweets, ShortTweets(tweets.CreateTweet), engagement, threads),
+                    verifier,
+                    rates=rates,
                 ),
                 rpc.bind(services["TweetRecordService"], records, verifier),
             ],
             loops=[feed.run, TweetEraser(pool, cache).run, rates.run],
-            collectors=[rates.collect],
+            collectors=[
+                rates.collect,
+                feed.collect,
+                names.collect,
+                lambda: database.collect(pool),
+            ],
         )
 
 

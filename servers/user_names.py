@@ -5,6 +5,9 @@ from collections.abc import Iterable
 
 from chirp.v1 import user_pb2, user_pb2_grpc
 
+from mesh import metrics
+from mesh.catalogue import CACHE_LOOKUPS
+from mesh.metrics import Sample
 from mesh.settings import Settings
 from servers import tweet_records
 from storage import purges
@@ -65,6 +68,10 @@ class UserNames:
     def keeps(self, user: int) -> bool:
         """Whether an account's name is kept, so that a change of it raises the generation."""
         return user in self._fields
+
+    async def collect(self) -> list[Sample]:
+        """Returns hits and misses."""
+        return metrics.of_cache(CACHE_LOOKUPS, "names", hits=self.hits, misses=self.misses)
 
     def on_purge(self, purge: purges.Purge) -> None:
         """Forgets a name that changed."""

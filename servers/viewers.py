@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from domain.ids import UserId
 from domain.timeline import Viewer
+from mesh import metrics
+from mesh.catalogue import CACHE_LOOKUPS
+from mesh.metrics import Sample
 from mesh.settings import Settings
 from servers.purge_feed import PurgeFeed
 from storage import candidates, purges
@@ -78,6 +81,11 @@ class Viewers:
         if max(self._changed.get(user, 0), self._erased_at) <= changes:
             self._keep(user, known)
         return known
+
+    async def collect(self) -> list[Sample]:
+        """Returns hits and misses."""
+        hits = self.asked - self.loaded
+        return metrics.of_cache(CACHE_LOOKUPS, "viewers", hits=max(0, hits), misses=self.loaded)
 
     def on_purge(self, purge: purges.Purge) -> None:
         """Forgets a viewer whose relations changed. The token would say so too, but a server that

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString, cast
@@ -11,6 +12,8 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from mesh import catalogue
+from mesh.metrics import Sample
 from mesh.settings import Settings
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -48,6 +51,23 @@ async def open_pool(settings: Settings, *, size_max: int | None = None) -> Async
         yield pool
     finally:
         await pool.close()
+
+
+async def collect(*pools: Pool) -> list[Sample]:
+    """Returns what a process's pools say of themselves, all of them together."""
+    stats: Counter[str] = Counter()
+    for pool in pools:
+        stats.update(pool.get_stats())
+    idle = stats["pool_available"]
+    return [
+        Sample(catalogue.POOL_CONNECTIONS, idle, ("idle",)),
+        Sample(catalogue.POOL_CONNECTIONS, stats["pool_size"] - idle, ("used",)),
+        Sample(catalogue.POOL_WAITING, stats["requests_waiting"]),
+        Sample(catalogue.POOL_REQUESTS, stats["requests_num"]),
+        Sample(catalogue.POOL_WAITS, stats["requests_queued"]),
+        Sample(catalogue.POOL_WAIT_SECONDS, stats["requests_wait_ms"] / 1000),
+        Sample(catalogue.POOL_REFUSALS, stats["requests_errors"]),
+    ]
 
 
 async def migrate(url: str) -> list[str]:

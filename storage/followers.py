@@ -12,7 +12,7 @@ How a batch is applied:
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,7 +31,8 @@ FOLLOWS_MAX = 64  # in one call
 # Calls under way at once: Valkey must not wait for Python, nor a reader for many calls.
 CALLS_MAX = 3
 TO_FOLLOWERS = {"push", "push_active", "remove"}
-TO_ONE = {"timeline": "push", "recent": "push", "untimeline": "remove", "unrecent": "remove"}
+TO_ONE = {"timeline": "push", "recent": "recent", "untimeline": "remove", "unrecent": "remove"}
+FUNCTIONS = {"recent": "push"}  # gathered apart, because they are counted apart
 RECENT = {"recent", "unrecent"}
 PUT_IN = {"push", "push_active", "timeline", "recent"}
 FOLLOWS = {"follow", "unfollow"}
@@ -66,6 +67,8 @@ class FollowerStore:
         self._budget = settings.fanout_chunk_deliveries
         self._gathering = asyncio.Lock()
         self._under_way = asyncio.Semaphore(calls_max)
+        self.put_in: Counter[str] = Counter()
+        """Entries that were inserted since the start: `push`, `push_active`, `recent`."""
 
     async def apply(
         self,
@@ -138,12 +141,14 @@ class FollowerStore:
                 "chirp_deliver",
                 list(shard.fences),
                 [
-                    *shard.fences.values(), op, self._length, self._budget,
+                    *shard.fences.values(), FUNCTIONS.get(op, op), self._length, self._budget,
                     *gathered.arguments(begin, end),
                 ],
             )  # fmt: skip
             applied += changed
             begin += done
+        if op in PUT_IN:
+            self.put_in[op] += applied
         return applied
 
     async def _call(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:

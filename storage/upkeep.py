@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from domain.ids import UserId
-from storage.database import Connection
+from mesh import catalogue
+from mesh.metrics import Sample
+from storage.database import Connection, Pool
 
 REBUILD_LOCK = 0x43687262  # "Chrb": one `chirp rebuild --all` runs at a time
 
@@ -26,6 +28,33 @@ async def insert_repair(
         "INSERT INTO timeline_repairs (user_id, missing, extra, mended) VALUES (%s, %s, %s, %s)",
         (user_id, missing, extra, mended),
     )
+
+
+async def insert_verification(connection: Connection, *, compared: int, differing: int) -> None:
+    """Records that home timelines were compared with the oracle."""
+    await connection.execute(
+        "INSERT INTO timeline_verifications (compared, differing) VALUES (%s, %s)",
+        (compared, differing),
+    )
+
+
+async def collect(pool: Pool) -> list[Sample]:
+    """Returns what was ever verified and repaired, as metrics."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(
+            "SELECT (SELECT coalesce(sum(compared), 0) FROM timeline_verifications),"
+            " (SELECT coalesce(sum(differing), 0) FROM timeline_verifications),"
+            " count(*) FILTER (WHERE mended), count(*) FILTER (WHERE NOT mended)"
+            " FROM timeline_repairs"
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    return [
+        Sample(catalogue.VERIFIED, int(row[0])),
+        Sample(catalogue.VERIFY_DIFFERENCES, int(row[1])),
+        Sample(catalogue.REPAIRS, int(row[2]), ("mended",)),
+        Sample(catalogue.REPAIRS, int(row[3]), ("failed",)),
+    ]
 
 
 async def count_repairs(connection: Connection) -> int:

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 
 from mesh.settings import Settings
 from storage import valkey_cluster
+from storage.valkey_connection import tls_context
 
 Valkey = redis.asyncio.Redis
 CONNECTIONS_MAX = 64  # of one process, in a cluster to each node
@@ -44,7 +45,12 @@ class _Connection(_Packing, redis.asyncio.Connection):
 
 
 class _TlsConnection(_Packing, redis.asyncio.SSLConnection):
-    pass
+    """redis-py would trust the system's authorities, too, and hold up the loop while it reads them
+    for each connection."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ssl_context.context = tls_context(self.ssl_context.ca_certs)
 
 
 @asynccontextmanager
@@ -101,6 +107,13 @@ class _Cluster(RedisCluster):
     """Raises redis' ConnectionError where the cluster is away, as one node's client does."""
 
     _knows_commands = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        connection = _TlsConnection if options.get("ssl") else _Connection
+        self.connection_kwargs["connection_class"] = connection
+        for node in self.nodes_manager.startup_nodes.values():
+            node.connection_class = connection
 
     async def __aenter__(self) -> "_Cluster":
         return self  # redis-py would connect, and fail a process that starts before its cache

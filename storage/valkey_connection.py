@@ -43,6 +43,12 @@ def pack(commands: Iterable[Command]) -> bytes:
     return b"".join(map(_pack, commands))
 
 
+def tls_context(authorities: str | None) -> ssl.SSLContext:
+    """Returns how a Valkey is known: by the authorities in a file, or where there is none by those
+    of the system, which take 30 times as long to read (20 ms)."""
+    return ssl.create_default_context(cafile=authorities)
+
+
 class HotConnection(Protocol):
     """What the hot path calls: one node's connection, or a cluster's."""
 
@@ -209,8 +215,7 @@ class SharedConnection(asyncio.Protocol):
     def _tls(self) -> ssl.SSLContext | None:
         if self._url.scheme != "rediss":
             return None
-        authorities = parse_qs(self._url.query).get("ssl_ca_certs", [None])[0]
-        return ssl.create_default_context(cafile=authorities)
+        return tls_context(parse_qs(self._url.query).get("ssl_ca_certs", [None])[0])
 
     async def _watch(self) -> None:
         while not self._lost.is_set():

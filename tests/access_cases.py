@@ -113,6 +113,11 @@ CASES: dict[str, Case] = {
         fields=lambda scene: {"usernames": [scene.owner.username]}
     ),
     "GraphService/FollowUser": _graph(blocked="BLOCKED", owner="SELF_FOLLOW"),
+    "GraphService/Follow": _graph(
+        fields=lambda scene: {"follower_id": scene.owner.id, "followee_id": scene.stranger.id},
+        stranger="NOT_YOURS",
+        blocked="NOT_YOURS",
+    ),
     "GraphService/UnfollowUser": _graph(owner="SELF_FOLLOW"),
     "GraphService/ListFollowers": _graph(),
     "GraphService/ListFollowing": _graph(),
@@ -129,6 +134,11 @@ CASES: dict[str, Case] = {
     ),
     "TweetService/CreateTweet": _tweets(
         fields=lambda scene: {"content": "hello", "reply_to": scene.tweet}, blocked="BLOCKED"
+    ),
+    "TweetService/PostTweet": _tweets(
+        fields=lambda scene: {"user_id": scene.owner.id, "content": "hello"},
+        stranger="NOT_YOURS",
+        blocked="NOT_YOURS",
     ),
     # What is public stays readable by whoever has its id.
     "TweetService/GetTweet": _tweets(),
@@ -152,6 +162,11 @@ CASES: dict[str, Case] = {
         fields=lambda scene: {"tweet_id": scene.tweet}
     ),
     "TimelineService/GetHomeTimeline": _timelines(private=True),
+    "TimelineService/GetFeed": _timelines(
+        fields=lambda scene: {"user_id": scene.owner.id},
+        stranger="NOT_YOURS",
+        blocked="NOT_YOURS",
+    ),
     "TimelineService/CountNewer": _timelines(fields=lambda _: {"since_id": 1}),
     "TimelineService/StreamHomeTimeline": _timelines(),
     "TimelineService/GetUserTimeline": _timelines(fields=_id),

@@ -27,6 +27,8 @@ class Chirp:
     settings: Settings
     addresses: dict[str, str]
     """host:port by process."""
+    metrics: dict[str, str]
+    """Where they tell their metrics, likewise."""
     channels: dict[str, grpc.aio.Channel]
     accounts: Accounts
 
@@ -79,9 +81,12 @@ async def open_all(
     settings = settings.model_copy(update={**targets, "trend_poll_ms": 5})
     async with AsyncExitStack() as stack:
         addresses = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+        metrics = {name: f"127.0.0.1:{embedded.free_port()}" for name in ports}
         for kind in kinds:
             opener = import_module(kind.module).open_process
-            listening = settings.model_copy(update={"listen": addresses[kind.name]})
+            listening = settings.model_copy(
+                update={"listen": addresses[kind.name], "metrics_listen": metrics[kind.name]}
+            )
             await stack.enter_async_context(serving_process(listening, opener))
         async with asyncio.timeout(START_S):
             for kind in kinds:
@@ -94,4 +99,4 @@ async def open_all(
         accounts = await stack.enter_async_context(
             open_accounts(settings, channels["graph_server"])
         )
-        yield Chirp(settings, addresses, channels, accounts)
+        yield Chirp(settings, addresses, metrics, channels, accounts)

@@ -18,7 +18,7 @@ from chirp.v1 import (
     user_pb2,
 )
 
-from eventlog import runner
+from eventlog import runner, scripts
 from eventlog.contract import EventLog
 from eventlog.runner import Runner
 from eventlog.valkey_streams import ValkeyStreams
@@ -203,6 +203,11 @@ class World:
     async def rewind(self) -> None:
         """Lets fan-out begin again with the oldest record of the log."""
         await self.event_log.rewind(fanout_worker.GROUP)
+
+    async def forget_handled(self) -> None:
+        """The log forgets everything that it holds, as it does with what is old."""
+        for partition in range(self.settings.eventlog_partitions):
+            await self.eventlog.xtrim(scripts.stream_key(partition), maxlen=0, approximate=False)
 
     async def drain(self) -> None:
         """Moves everything committed through the log and fan-out."""

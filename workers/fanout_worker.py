@@ -6,9 +6,9 @@ committed. Applying a batch twice changes nothing; lists hold candidates, reader
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 from chirp.v1 import events_pb2, graph_pb2, graph_pb2_grpc
 
@@ -17,7 +17,8 @@ from domain.ids import TweetId, UserId
 from domain.timeline import Entry
 from eventlog import runner
 from eventlog.contract import Record
-from mesh import clients, server
+from mesh import catalogue, clients, server
+from mesh.metrics import Sample
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.tokens import ServiceIdentity
@@ -26,6 +27,7 @@ from storage.followers import Change, FollowerStore
 from storage.timelines import TimelineStore
 from storage.valkey import Valkey
 from storage.windows import encode
+from workers.fanout_batch import Aside, Batch, Freshness, OnceEach
 
 NAME = "fanout_worker"
 GROUP = "fanout"
@@ -42,6 +44,7 @@ class FanoutWorker:
         timelines: TimelineStore,
         directory: "graph_pb2_grpc.FollowerDirectoryServiceAsyncStub",
         settings: Settings,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._cache = cache
         self._followers = followers
@@ -49,20 +52,22 @@ class FanoutWorker:
         self._directory = directory
         self._settings = settings
         self._shards = settings.timeline_shards
+        self._clock = clock
+        self._freshness = Freshness()
         self.deliveries = 0
 
     async def handle(self, records: Sequence[Record]) -> None:
         """Applies events. Raises FencedOut where a newer owner of a partition was here, and what
         Valkey and graph_server raise when they are away."""
-        batch = _Batch(self._shards)
-        aside = _Aside()
+        batch = Batch(self._shards)
+        aside = Aside()
         for record in records:
             event = events_pb2.Event.FromString(record.payload)
             kind = event.WhichOneof("kind")
             self._add(batch, record, event, kind)
             aside.note(event, kind)
         await self._set_aside(aside)
-        load = _OnceEach(self._load)
+        load = OnceEach(self._load)
         # All are awaited, also when one fails: nothing of this batch may run beside its repetition.
         applied = await asyncio.gather(
             *(
@@ -81,11 +86,22 @@ class FanoutWorker:
             if isinstance(outcome, BaseException):
                 raise outcome
             self.deliveries += outcome
+        self._freshness.observe(aside.posted, self._clock())
         if aside.erased:
             # Behind the changes, which may ask for the account's followers once more.
             await caches.drop_erased(self._cache, self._settings, sorted(aside.erased))
 
-    async def _set_aside(self, aside: "_Aside") -> None:
+    async def collect(self) -> list[Sample]:
+        """Returns what was delivered, and how fresh it was."""
+        put_in = self._followers.put_in
+        return [
+            Sample(catalogue.DELIVERIES, put_in["push"], ("normal", "pushed")),
+            Sample(catalogue.DELIVERIES, put_in["push_active"], ("influencer", "pushed")),
+            Sample(catalogue.DELIVERIES, put_in["recent"], ("celebrity", "pulled")),
+            *await self._freshness.collect(),
+        ]
+
+    async def _set_aside(self, aside: Aside) -> None:
         """Does what needs no order: tells caches what is stale."""
         if aside.stale:
             await tweet_cache.put(self._cache, aside.stale)
@@ -96,9 +112,7 @@ class FanoutWorker:
         for viewer in aside.marked:
             await self._timelines.drop_marks(viewer)
 
-    def _add(
-        self, batch: "_Batch", record: Record, event: events_pb2.Event, kind: str | None
-    ) -> None:
+    def _add(self, batch: Batch, record: Record, event: events_pb2.Event, kind: str | None) -> None:
         match kind:
             case "tweet_created":
                 created = event.tweet_created
@@ -119,7 +133,7 @@ class FanoutWorker:
 
     def _add_entry(
         self,
-        batch: "_Batch",
+        batch: Batch,
         record: Record,
         entry: events_pb2.TimelineEntry,
         delivery: int,
@@ -139,13 +153,13 @@ class FanoutWorker:
             changes.append(change)
 
     def _add_follow(
-        self, batch: "_Batch", record: Record, op: str, follower: int, followee: int
+        self, batch: Batch, record: Record, op: str, follower: int, followee: int
     ) -> None:
         shard = shard_of(UserId(follower), self._shards)
         change = Change(op, UserId(followee), str(follower).encode())
         batch.of_shard(record, shard).append(change)
 
-    async def _of_shard(self, load: "_OnceEach", author: UserId, shard: int) -> list[int]:
+    async def _of_shard(self, load: OnceEach, author: UserId, shard: int) -> list[int]:
         followers = await load(author)
         return [user for user in followers if shard_of(UserId(user), self._shards) == shard]
 
@@ -162,92 +176,6 @@ class FanoutWorker:
             if not answer.has_more:
                 return followers
             after = answer.ids[-1]
-
-
-class _Batch:
-    """The changes of a batch in each shard, from all partitions together: what they deliver to one
-    timeline goes there at once. And the fences that they came under."""
-
-    def __init__(self, shards: int) -> None:
-        self.fences: dict[int, int] = {}
-        self.shards: list[list[Change]] = [[] for _ in range(shards)]
-
-    def of_shard(self, record: Record, shard: int) -> list[Change]:
-        """Returns the list to which changes that come from a record are to be added."""
-        # Of two fences the lower: what came under it may be another's by now.
-        known = self.fences.get(record.partition, record.fence)
-        self.fences[record.partition] = min(record.fence, known)
-        return self.shards[shard]
-
-
-class _Aside:
-    """What a batch changes beside the windows."""
-
-    def __init__(self) -> None:
-        self.stale: dict[int, bytes] = {}
-        self.first_pulled = False
-        self.dropped: set[UserId] = set()
-        self.marked: set[UserId] = set()
-        self.erased: set[UserId] = set()
-
-    def note(self, event: events_pb2.Event, kind: str | None) -> None:
-        """Takes down what an event changes."""
-        match kind:
-            case "tweet_created":
-                created = event.tweet_created
-                self.first_pulled |= created.first_pulled
-                self._note_entry(created.entry, created.changed)
-            case "tweet_deleted":
-                self._note_entry(event.tweet_deleted.entry, event.tweet_deleted.changed)
-            case "tweet_liked":
-                self._note_like(event.tweet_liked)
-            case "tweet_unliked":
-                self._note_like(event.tweet_unliked)
-            case "user_blocked":
-                self._drop(event.user_blocked.user_id, event.user_blocked.other_id)
-            case "user_unblocked":
-                self._drop(event.user_unblocked.user_id, event.user_unblocked.other_id)
-            case "user_muted":
-                self._drop(event.user_muted.user_id)
-            case "user_unmuted":
-                self._drop(event.user_unmuted.user_id)
-            case "user_erased":
-                self.erased.add(UserId(event.user_erased.user_id))
-            case _:
-                pass
-
-    def _note_entry(
-        self, entry: events_pb2.TimelineEntry, changed: Iterable[events_pb2.TweetVersion]
-    ) -> None:
-        self._note_versions(changed)
-        if entry.original_id:
-            self.marked.add(UserId(entry.author_id))
-
-    def _note_like(self, like: events_pb2.TweetLiked | events_pb2.TweetUnliked) -> None:
-        self._note_versions(like.changed)
-        self.marked.add(UserId(like.user_id))
-
-    def _note_versions(self, changed: Iterable[events_pb2.TweetVersion]) -> None:
-        for change in changed:
-            # Two partitions may bring versions of one tweet in any order; the greatest counts.
-            version = tweet_cache.stale(change.version)
-            self.stale[change.tweet_id] = max(version, self.stale.get(change.tweet_id, b""))
-
-    def _drop(self, *users: int) -> None:
-        self.dropped.update(UserId(user) for user in users)
-
-
-class _OnceEach:
-    """Asks for the followers of each author once in a batch, however many shards miss them."""
-
-    def __init__(self, load: Callable[[UserId], Coroutine[Any, Any, list[int]]]) -> None:
-        self._load = load
-        self._asked: dict[UserId, asyncio.Future[list[int]]] = {}
-
-    async def __call__(self, author: UserId) -> list[int]:
-        if author not in self._asked:
-            self._asked[author] = asyncio.ensure_future(self._load(author))
-        return await self._asked[author]
 
 
 def _entry(message: events_pb2.TimelineEntry) -> Entry:
@@ -294,7 +222,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         open_worker(settings) as worker,
         runner.open_runner(settings, GROUP, worker, batch=settings.fanout_batch) as group,
     ):
-        yield Process(loops=[group.run], collectors=[group.collect])
+        yield Process(loops=[group.run], collectors=[*group.collectors, worker.collect])
 
 
 if __name__ == "__main__":

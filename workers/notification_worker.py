@@ -22,6 +22,7 @@ from domain.notification import Changes, Deed, Relation, RelationKind, State
 from eventlog import runner
 from eventlog.contract import Record
 from mesh import server
+from mesh.metrics import Sample
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.tasks import raise_if_cancelled
@@ -68,6 +69,10 @@ class NotificationWorker:
                 await outbox.insert(
                     connection, partition_key=user, payload=event.SerializeToString()
                 )
+
+    async def collect(self) -> list[Sample]:
+        """Returns what its pool says."""
+        return await database.collect(self._pool)
 
     async def prune(self) -> int:
         """Deletes notifications that are old, up to a bound; returns how many."""
@@ -191,7 +196,8 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         runner.open_runner(settings, GROUP, worker) as group,
     ):
         yield Process(
-            loops=[group.run, worker.keep_pruning, worker.keep_emptying], collectors=[group.collect]
+            loops=[group.run, worker.keep_pruning, worker.keep_emptying],
+            collectors=[*group.collectors, worker.collect],
         )
 
 

@@ -26,7 +26,8 @@ from chirp.v1 import events_pb2
 from eventlog.contract import EventLog, Fenced, LogLost, Outgoing, RecordsMissed
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from eventlog.valkey_streams import open_log
-from mesh import server
+from mesh import catalogue, server
+from mesh.metrics import Sample
 from mesh.settings import Settings
 from storage import database, outbox, purges
 from storage.database import Connection, Pool
@@ -61,6 +62,8 @@ class Relay:
         self._rows_max = min(ROWS_PER_APPEND, settings.eventlog_retention_records // 4)
         self._refilled_for_consumer_at = float("-inf")
         self._settled = Settled()
+        self._sent = 0
+        self._leads = False
         self._sent_to = 0
         """Every row up to this id is in the log, or never was nor will be."""
 
@@ -78,8 +81,10 @@ class Relay:
                         await self._check_partitions()
                         await self.take_over(connection)
                         log.info("this relay leads, fence %d", self._fence)
+                        self._leads = True
                         await self._lead(connection, backoff)
                     finally:
+                        self._leads = False
                         await outbox.stop_leading(connection)
             except Fenced as error:
                 log.warning("stands by again: %s", error)
@@ -89,6 +94,19 @@ class Relay:
                 if backoff.fresh:
                     log.warning("the relay waits: %s: %s", type(error).__name__, error)
             await backoff.wait()
+
+    async def collect(self) -> list[Sample]:
+        """Returns what it did, and what waits for whoever leads."""
+        return [
+            Sample(catalogue.OUTBOX_SENT, self._sent),
+            Sample(catalogue.RELAY_LEADS, int(self._leads)),
+            *await database.collect(self._pool),
+        ]
+
+    async def collect_unsent(self) -> list[Sample]:
+        """Asks PostgreSQL."""
+        async with self._pool.connection() as connection:
+            return [Sample(catalogue.OUTBOX_UNSENT, await outbox.count_unsent(connection))]
 
     async def take_over(self, connection: Connection) -> None:
         """Makes this the relay that may append and mark; fills a log that lost records again."""
@@ -126,6 +144,7 @@ class Relay:
         )
         if not marked:
             raise Fenced("another relay took a higher fence")
+        self._sent += len(rows)
         if len(rows) < self._rows_max:
             self._sent_to = settled
         return len(rows)
@@ -261,7 +280,8 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
         database.open_pool(settings, size_max=2) as pool,
         open_log(settings) as event_log,
     ):
-        yield server.Process(loops=[Relay(pool, event_log, settings).run])
+        relay = Relay(pool, event_log, settings)
+        yield server.Process(loops=[relay.run], collectors=[relay.collect, relay.collect_unsent])
 
 
 if __name__ == "__main__":

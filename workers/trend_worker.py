@@ -32,10 +32,11 @@ from domain.ids import MAX_ID, first_id_at
 from domain.trend import WORLD, Order
 from domain.trend_rank import Lists, TrendRanker
 from domain.trend_window import MINUTE_MS, MINUTES, TrendWindow
-from eventlog import runner
+from eventlog import deadletters, runner
 from eventlog.contract import Record
+from eventlog.group_metrics import GroupMetrics
 from eventlog.valkey_streams import open_log
-from mesh import metrics, rpc, server
+from mesh import catalogue, rpc, server
 from mesh.metrics import Sample
 from mesh.rpc import Call
 from mesh.server import Process
@@ -62,7 +63,7 @@ class TrendWorker:
         settings: Settings,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._pool = pool
+        self.pool = pool
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -91,7 +92,7 @@ class TrendWorker:
         if not tagged:
             return
         # Events bear no words. What is not found was deleted since, and its removal is on its way.
-        rows = await tag_uses.fetch_by_ids(self._pool, tagged)
+        rows = await tag_uses.fetch_by_ids(self.pool, tagged)
         # Into the window that there is now: one that began meanwhile reads the same tweets.
         self._add(rows)
 
@@ -112,6 +113,10 @@ class TrendWorker:
         except FencedOut as error:
             log.warning("stops counting: %s", error)
             self.stop()
+
+    async def collect(self) -> list[Sample]:
+        """Returns what was dropped."""
+        return [Sample(catalogue.TREND_USES_DROPPED, self.dropped_uses)]
 
     def stop(self) -> None:
         """Forgets everything: somebody else counts from here on."""
@@ -157,7 +162,7 @@ class TrendWorker:
         window.fold(now_ms // MINUTE_MS)
         since_id = first_id_at((now_ms // MINUTE_MS - MINUTES + 1) * MINUTE_MS)
         below, rows = MAX_ID, 0
-        while page := await tag_uses.fetch_page(self._pool, since_id=since_id, below=below):
+        while page := await tag_uses.fetch_page(self.pool, since_id=since_id, below=below):
             self._add(page)
             self._fold(now_ms // MINUTE_MS)
             below, rows = page[-1].id, rows + len(page)
@@ -271,19 +276,16 @@ async def serving(settings: Settings, worker: TrendWorker) -> AsyncGenerator[Pro
     async with (
         database.open_pool(settings, size_max=1) as pool,
         open_log(settings) as event_log,
+        deadletters.open_letters(settings, GROUP) as letters,
     ):
-
-        async def lag() -> list[Sample]:
-            # Asked of the log and not of a member: also while none leads, all tell it.
-            lags = await event_log.lag(GROUP)
-            return metrics.by_partition(metrics.EVENT_LAG, GROUP, lags)
-
-        async def dropped() -> list[Sample]:
-            return [Sample(metrics.TREND_USES_DROPPED, worker.dropped_uses)]
-
+        # Not the member's own: also while none leads, all tell how far the group is.
+        metrics = GroupMetrics(GROUP, event_log, letters)
         descriptor = trend_pb2.DESCRIPTOR.services_by_name["TrendCountService"]
         lead = trend_lead.TrendLead(
-            pool, lambda: runner.open_runner(settings, GROUP, worker), worker, settings
+            pool,
+            lambda: runner.open_runner(settings, GROUP, worker, metrics=metrics),
+            worker,
+            settings,
         )
         yield Process(
             services=[
@@ -295,7 +297,12 @@ async def serving(settings: Settings, worker: TrendWorker) -> AsyncGenerator[Pro
                 )
             ],
             loops=[lead.run],
-            collectors=[lag, dropped],
+            collectors=[
+                metrics.collect,
+                metrics.collect_standing,
+                worker.collect,
+                lambda: database.collect(pool, worker.pool),
+            ],
         )
 
 

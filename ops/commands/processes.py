@@ -37,7 +37,11 @@ def restart() -> None:
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    schema_only: Annotated[
+        bool, typer.Option("--schema-only", help="Where keys come from elsewhere.")
+    ] = False,
+) -> None:
     """Bring the database's schema up to date; make keys, and with CHIRP_TLS certificates, where
     there are none."""
     import asyncio
@@ -47,9 +51,10 @@ def migrate() -> None:
     from storage import database
 
     settings = stack.running()
-    keys.ensure_keys(settings)
-    if settings.tls:
-        certificates.ensure(settings)
+    if not schema_only:
+        keys.ensure_keys(settings)
+        if settings.tls:
+            certificates.ensure(settings)
     for name in asyncio.run(database.migrate(settings.database_url)):
         typer.echo(f"applied {name}")
 
@@ -66,13 +71,30 @@ def gateway_config(
 
 
 @app.command()
+def secrets() -> None:
+    """Print Kubernetes' Secrets of CHIRP_KEYS, and with CHIRP_TLS of CHIRP_CERTS, for
+    `kubectl apply --server-side -f -`. Makes what is not there yet."""
+    from mesh import keys
+    from mesh import settings as settings_module
+    from ops import certificates
+    from ops import secrets as secrets_module
+
+    settings = settings_module.load()
+    keys.ensure_keys(settings)
+    if settings.tls:
+        certificates.ensure(settings)
+    typer.echo(secrets_module.manifests(settings), nl=False)
+
+
+@app.command()
 def health(
     address: Annotated[str, typer.Argument(help="host:port of a server or worker.")],
     name: Annotated[
         str, typer.Option(help="Who it is, such as tweet_server; needed with CHIRP_TLS.")
     ] = "",
 ) -> None:
-    """Exit with 0 where a process answers SERVING."""
+    """Exit with 0 where a process answers SERVING. With CHIRP_TLS it is asked as itself: where it
+    runs there need be no certificate but its own."""
     import asyncio
 
     from mesh.access import SERVICES
@@ -81,5 +103,5 @@ def health(
     settings = stack.settings()
     if settings.tls and name not in SERVICES:
         raise typer.BadParameter(f"one of {', '.join(SERVICES)}", param_hint="--name")
-    serving = probes.grpc_serving(address, name=name, settings=settings)
+    serving = probes.grpc_serving(address, name=name, as_name=name, settings=settings)
     raise typer.Exit(0 if asyncio.run(serving) else 1)

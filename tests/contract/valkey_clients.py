@@ -87,7 +87,7 @@ class Place:
     url: str
     authority: Path
 
-    def open(self, timeout_s: float = 2.0, url: str = "") -> Any:
+    def open(self, timeout_s: float = DEADLINE_S, url: str = "") -> Any:
         """Opens the client."""
         return self.kind.open(url or self.url, timeout_s)
 

@@ -1,5 +1,6 @@
 """A real `chirp up` in a data folder of its own, for tests: start, look, signal, stop."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -10,10 +11,11 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
-from ops import embedded_postgres, stack
+from ops import embedded, embedded_postgres, probes, stack
 from tests import ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -67,6 +69,40 @@ class ChirpUp:
     def wait_until_ready(self) -> None:
         """Waits until it serves."""
         self.wait_for("Ctrl-C stops it")
+
+    def wait_until_whole(self) -> None:
+        """Waits until every server and worker serves, and the gateway knows of it."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while missing := self._not_serving() | self.unreached():
+            assert time.monotonic() < deadline, missing
+            time.sleep(POLL_S)
+
+    def unreached(self) -> set[int]:
+        """The ports of the servers that the gateway does not hold for healthy."""
+        described = self.stack()
+        admin = urlsplit(described.gateway_admin)
+        assert admin.hostname is not None and admin.port is not None
+        healthy = asyncio.run(probes.healthy_ports(admin.hostname, admin.port))
+        servers = [kind for kind in described.ports if kind.endswith("_server")]
+        return {port for kind in servers for port in described.ports[kind]} - healthy
+
+    def _not_serving(self) -> set[int]:
+        return {
+            port
+            for replicas in self.stack().ports.values()
+            for port in replicas
+            if not asyncio.run(probes.grpc_serving(f"127.0.0.1:{port}"))
+        }
+
+    def process_at(self, port: int) -> int:
+        """The process id of the server that listens at a port."""
+        for child in descendants(self.process.pid):
+            if "-m servers." not in command_line(child):
+                continue
+            environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+            if f"CHIRP_LISTEN=127.0.0.1:{port}".encode() in environment:
+                return child
+        raise AssertionError(f"no server listens at {port}")
 
     def stack(self) -> stack.Stack:
         """What it says of itself."""
@@ -123,6 +159,17 @@ def chirp_up(data: Path, port: int, *arguments: str, **environment: str) -> Gene
         yield running
     finally:
         running.close()
+
+
+@contextmanager
+def ready(*arguments: str, **environment: str) -> Generator[ChirpUp]:
+    """A `chirp up` that serves, on a free port and in a data folder of its own."""
+    with (
+        data_folder() as data,
+        chirp_up(data, embedded.free_port(), *arguments, **environment) as running,
+    ):
+        running.wait_until_ready()
+        yield running
 
 
 @contextmanager

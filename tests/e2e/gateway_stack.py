@@ -193,9 +193,14 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Stac
 
 @asynccontextmanager
 async def open_stack(
-    folder: Path, *, of_gateway: Mapping[str, Any] | None = None, **changed: Any
+    folder: Path,
+    *,
+    of_gateway: Mapping[str, Any] | None = None,
+    render: Callable[[gateway.Gateway], str] = gateway.render,
+    **changed: Any,
 ) -> AsyncGenerator[Stack]:
-    """Opens a stack; `changed` are settings, `of_gateway` what a gateway.Gateway has besides."""
+    """Opens a stack; `changed` are settings, `of_gateway` what a gateway.Gateway has besides.
+    `render` makes Envoy's configuration."""
     values = {
         "keys": folder / "keys",
         "certs": folder / "certs",
@@ -228,7 +233,7 @@ async def open_stack(
         ports["tweet_server"].append(spare_port)
         described = replace(local_gateway(folder, settings, ports), **(of_gateway or {}))
         configuration = folder / "envoy.yaml"
-        configuration.write_text(gateway.render(described))
+        configuration.write_text(render(described))
         await opened.enter_async_context(running_envoy(configuration))
         address = f"127.0.0.1:{described.listen.port}"
         rest = await opened.enter_async_context(httpx.AsyncClient(base_url=f"http://{address}"))

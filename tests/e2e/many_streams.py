@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,7 +14,7 @@ from chirp.v1 import timeline_pb2, timeline_pb2_grpc
 from domain.ids import UserId
 from mesh.settings import Settings
 from mesh.tokens import TokenSigner
-from tests.e2e.chirp_up import command_line, descendants
+from tests.e2e.chirp_up import command_line
 
 ACCOUNTS, STREAMS_EACH = 50, 20
 CHANNELS = 4
@@ -101,16 +100,6 @@ async def read_all(
             await event.wait()
         begun.set()
         await asyncio.gather(*tasks)
-
-
-def process_at(root: int, port: int) -> int:
-    """The timeline server that listens at a port."""
-    for child in descendants(root):
-        if "servers.timeline_server" in command_line(child):
-            environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            if f"CHIRP_LISTEN=127.0.0.1:{port}".encode() in environment:
-                return child
-    raise AssertionError(f"no timeline server listens at {port}")
 
 
 async def until_gone(process_id: int) -> float:

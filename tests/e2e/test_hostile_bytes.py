@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -10,10 +9,10 @@ import pytest
 
 from mesh.access import CALLERS, RULES, Access
 from mesh.settings import Settings
-from ops import embedded, mint
+from ops import mint
 from ops.processes import KINDS
 from tests.e2e import hostile_bytes, people
-from tests.e2e.chirp_up import ChirpUp, chirp_up, data_folder
+from tests.e2e.chirp_up import ChirpUp
 from tests.e2e.hostile_bytes import Target
 
 # `make soak` asks for more.
@@ -23,16 +22,6 @@ WITHIN_S = 10.0
 # They end the caller's session, or the caller.
 LAST = ("DeleteSessions", "DeleteCurrentSession", "DeleteMe")
 SERVERS = [kind.name for kind in KINDS if kind.name.endswith("_server")]
-
-
-@pytest.fixture(scope="module")
-def up() -> Iterator[ChirpUp]:
-    with (
-        data_folder() as data,
-        chirp_up(data, embedded.free_port(), CHIRP_RATE_LIMITS="0") as running,
-    ):
-        running.wait_until_ready()
-        yield running
 
 
 async def targets_of(up: ChirpUp) -> list[Target]:
@@ -53,12 +42,12 @@ def memory_mb(up: ChirpUp) -> dict[str, float]:
 
 
 @pytest.mark.timeout(1_800 if CASES > 6 else 120)
-async def test_no_bytes_break_a_server(up: ChirpUp) -> None:
-    targets = await targets_of(up)
+async def test_no_bytes_break_a_server(unlimited: ChirpUp) -> None:
+    targets = await targets_of(unlimited)
     harmless = [each for each in targets if each.method.name not in LAST]
-    with httpx.Client(base_url=up.url, timeout=WITHIN_S) as client:
+    with httpx.Client(base_url=unlimited.url, timeout=WITHIN_S) as client:
         token = people.sign_up(client, "hostile").token
-    keys = Settings(keys=up.data / "keys")
+    keys = Settings(keys=unlimited.data / "keys")
 
     def of_those_let_in(target: Target) -> list[str | None]:
         if RULES[target.path] is Access.SERVICE:
@@ -70,17 +59,17 @@ async def test_no_bytes_break_a_server(up: ChirpUp) -> None:
 
     # Caches fill at first.
     await hostile_bytes.attack(harmless, of_those_let_in, cases=CASES, seed=1)
-    before = memory_mb(up)
+    before = memory_mb(unlimited)
 
     tally = await hostile_bytes.attack(harmless, of_all, cases=CASES, seed=2)
     last = await hostile_bytes.attack(targets, of_those_let_in, cases=2, seed=3)
 
     assert tally.wrong + last.wrong == []
     assert {"OK", "INVALID_ARGUMENT", "UNAUTHENTICATED", "CANCELLED"} <= set(tally.codes)
-    after = memory_mb(up)
+    after = memory_mb(unlimited)
     assert after.keys() == before.keys(), "a server was started anew"
     grown = {name: after[name] - before[name] for name in before}
     assert max(grown.values()) < GROWN_MAX_MB, grown
     deadline = time.monotonic() + WITHIN_S
-    while up.health() != 200:
+    while unlimited.health() != 200:
         assert time.monotonic() < deadline

@@ -11,10 +11,10 @@ from chirp.v1 import timeline_pb2, timeline_pb2_grpc
 
 from tests.e2e import browser
 from tests.e2e.chirp_up import ChirpUp
-from tests.e2e.live_stack import SignUp, client, person, up
+from tests.e2e.live_stack import SignUp, client, person
 from tests.e2e.streaming import EVENTS, WITHIN_S, items, messages, streaming
 
-__all__ = ["client", "person", "up"]
+__all__ = ["client", "person"]
 
 
 def test_notifications_are_listed_counted_marked_and_streamed(person: SignUp) -> None:
@@ -45,12 +45,12 @@ def test_notifications_are_listed_counted_marked_and_streamed(person: SignUp) ->
 
 
 def test_curl_reads_a_home_stream_as_lines_and_resumes_it_as_events(
-    up: ChirpUp, person: SignUp
+    shared: ChirpUp, person: SignUp
 ) -> None:
     reader, author = person(), person()
     reader.follow(author)
     curl = ["curl", "-sN", "-H", f"authorization: Bearer {reader.token}"]
-    url = f"{up.url}/api/timeline/home:stream"
+    url = f"{shared.url}/api/timeline/home:stream"
     with subprocess.Popen([*curl, url], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
         stream = messages(iter(first.stdout.readline, ""))
@@ -69,7 +69,7 @@ def test_curl_reads_a_home_stream_as_lines_and_resumes_it_as_events(
     assert [got[0], *(tweet for tweet, _ in rest)] == posted
 
 
-def test_a_token_in_the_url_signs_in_and_stands_in_no_log(up: ChirpUp, person: SignUp) -> None:
+def test_a_token_in_the_url_signs_in_and_stands_in_no_log(shared: ChirpUp, person: SignUp) -> None:
     reader = person()
     posted = ""
     with reader.client.stream(
@@ -84,17 +84,17 @@ def test_a_token_in_the_url_signs_in_and_stands_in_no_log(up: ChirpUp, person: S
     assert elsewhere.status_code == 400
     secret = reader.token.rsplit(".", 1)[1]
     deadline = time.monotonic() + WITHIN_S
-    while "home:stream" not in (text := (up.data / "logs" / "access.log").read_text()):
+    while "home:stream" not in (text := (shared.data / "logs" / "access.log").read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    for log in (up.data / "logs").iterdir():
+    for log in (shared.data / "logs").iterdir():
         assert secret not in log.read_text(errors="replace"), log
     assert secret not in text
 
 
-def test_a_home_stream_by_grpc_through_the_gateway(up: ChirpUp, person: SignUp) -> None:
+def test_a_home_stream_by_grpc_through_the_gateway(shared: ChirpUp, person: SignUp) -> None:
     reader = person()
-    with grpc.insecure_channel(up.url.removeprefix("http://")) as channel:
+    with grpc.insecure_channel(shared.url.removeprefix("http://")) as channel:
         stub = timeline_pb2_grpc.TimelineServiceStub(channel)
         call = stub.StreamHomeTimeline(
             timeline_pb2.StreamHomeTimelineRequest(),
@@ -111,7 +111,7 @@ def test_a_home_stream_by_grpc_through_the_gateway(up: ChirpUp, person: SignUp) 
     assert message.resume_token
 
 
-def test_a_browser_reads_its_home_stream(up: ChirpUp, person: SignUp) -> None:
+def test_a_browser_reads_its_home_stream(shared: ChirpUp, person: SignUp) -> None:
     path = browser.find()
     if path is None:
         assert not os.environ.get(browser.REQUIRED), "no Chromium, and this run requires one"
@@ -119,7 +119,7 @@ def test_a_browser_reads_its_home_stream(up: ChirpUp, person: SignUp) -> None:
     reader, author = person(), person()
     reader.follow(author)
     with browser.opened(path) as page:
-        page.open(f"{up.url}/healthz")  # the same origin; what it shows does not matter
+        page.open(f"{shared.url}/healthz")  # the same origin; what it shows does not matter
         page.run(
             "window.got = []; window.tokens = []; window.open_stream = (token) => {"
             " const url = '/api/timeline/home:stream?access_token=" + reader.token + "'"

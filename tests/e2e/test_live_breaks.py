@@ -18,23 +18,23 @@ import pytest
 from mesh.settings import Settings
 from tests.e2e import many_streams
 from tests.e2e.chirp_up import ROOT, ChirpUp, command_line, descendants, plain_environment
-from tests.e2e.live_stack import SignUp, client, person, up
+from tests.e2e.live_stack import SignUp, client, person
 from tests.e2e.people import Person
 from tests.e2e.streaming import WITHIN_S, items, streaming
 
-__all__ = ["client", "person", "up"]
+__all__ = ["client", "person"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_streams_of_a_server_that_goes_resume_at_another_and_miss_nothing(
-    up: ChirpUp, person: SignUp, number: signal.Signals
+    shared: ChirpUp, person: SignUp, number: signal.Signals
 ) -> None:
     readers, author = [person() for _ in range(4)], person()
     for reader in readers:
         reader.follow(author)
-    servers = [child for child in descendants(up.process.pid) if is_timeline_server(child)]
+    servers = [child for child in descendants(shared.process.pid) if is_timeline_server(child)]
     assert len(servers) == 2
-    restarts = up.output.count("runs again")
+    restarts = shared.output.count("runs again")
     got: list[list[str]] = []
     tokens: list[str] = []
     ended = 0
@@ -76,23 +76,23 @@ def test_streams_of_a_server_that_goes_resume_at_another_and_miss_nothing(
     if number is signal.SIGTERM:
         assert ended >= broken
     deadline = time.monotonic() + WITHIN_S
-    while up.output.count("runs again") == restarts:
+    while shared.output.count("runs again") == restarts:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 async def test_a_thousand_streams_of_a_draining_server_resume_elsewhere_and_miss_nothing(
-    up: ChirpUp, person: SignUp
+    shared: ChirpUp, person: SignUp
 ) -> None:
     author = person()
-    described = up.stack()
+    described = shared.stack()
     settings = Settings(
         keys=Path(described.settings["CHIRP_KEYS"]),
         database_url=described.settings["CHIRP_DATABASE_URL"],
     )
     readers = await many_streams.make_readers(settings, int(author.id))
     draining, other = described.ports["timeline_server"]
-    process_id = many_streams.process_at(up.process.pid, draining)
+    process_id = shared.process_at(draining)
     begun = asyncio.Event()
     reading = asyncio.create_task(many_streams.read_all(readers, draining, begun))
     await begun.wait()
@@ -120,15 +120,15 @@ async def test_a_thousand_streams_of_a_draining_server_resume_elsewhere_and_miss
     print(f"drained in {took_s:.2f} s; {min(at_the_end)} to {max(at_the_end)} items before")
 
 
-def test_chirp_watch_shows_what_comes_and_comes_back(up: ChirpUp, person: SignUp) -> None:
+def test_chirp_watch_shows_what_comes_and_comes_back(shared: ChirpUp, person: SignUp) -> None:
     reader, author = person(), person()
     reader.follow(author)
-    with watching(up, "home", reader.username, "4") as home:
+    with watching(shared, "home", reader.username, "4") as home:
         texts = ["one", "two"]
         for text in texts:
             author.post(text)
         shown = [home.readline() for _ in texts]
-        for child in descendants(up.process.pid):
+        for child in descendants(shared.process.pid):
             if is_timeline_server(child):
                 os.kill(child, signal.SIGTERM)
         # Behind a gateway without a healthy server posts still succeed: they need the others.
@@ -136,10 +136,10 @@ def test_chirp_watch_shows_what_comes_and_comes_back(up: ChirpUp, person: SignUp
             author.post(text)
             texts.append(text)
         shown += [home.readline() for _ in range(2)]
-    with watching(up, "notifications", author.username, "1") as notifications:
+    with watching(shared, "notifications", author.username, "1") as notifications:
         reader.ask("POST", f"/api/tweets/{author.post('a tweet')['id']}/like")
         told = notifications.readline()
-    with watching(up, "trends", "world", "2") as trends:  # the list, then what enters it
+    with watching(shared, "trends", "world", "2") as trends:  # the list, then what enters it
         author.post("#watched")
         entered = trends.readline()
 

@@ -8,22 +8,15 @@ import grpc
 import httpx
 import pytest
 from chirp.v1 import timeline_pb2, timeline_pb2_grpc, tweet_pb2, tweet_pb2_grpc
-from chirp_up import chirp_up, data_folder
 
-from ops import embedded
+from tests.e2e.chirp_up import ChirpUp
 from tests.e2e.people import PASSWORD, sign_up, until
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[httpx.Client]:
-    with data_folder() as data:
-        port = embedded.free_port()
-        # Three followers make an author pulled, so that both ways are used.
-        few = {"CHIRP_INFLUENCER_FOLLOWERS": "3", "CHIRP_TIMELINE_LENGTH": "5"}
-        with chirp_up(data, port, "--replicas", "2", **few) as up:
-            up.wait_until_ready()
-            with httpx.Client(base_url=up.url, timeout=10) as opened:
-                yield opened
+def client(shared: ChirpUp) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=shared.url, timeout=10) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +89,48 @@ def test_a_tweet_as_json_is_as_the_contract_says(client: httpx.Client) -> None:
     }
     assert (reply["replyTo"], reply["conversationId"]) == (tweet["id"], tweet["id"])
     assert client.get(f"/api/tweets/{tweet['id']}").json()["replyCount"] == "1"
+
+
+def test_the_short_form_posts_follows_and_reads(client: httpx.Client) -> None:
+    author, reader = sign_up(client, "short_author"), sign_up(client, "short_reader")
+    own = {"userId": author.id}
+
+    follows = {"followerId": reader.id, "followeeId": author.id}
+    assert reader.ask("POST", "/api/follow", follows) == {}
+    answers = [author.ask("POST", "/api/tweet", own | {"content": f"no {n}"}) for n in range(3)]
+    posted = [answer["tweetId"] for answer in answers]
+    until(reader.home, posted[::-1])
+    first = reader.ask("GET", "/api/feed", userId=reader.id, limit=2)
+    rest = reader.ask("GET", "/api/feed", userId=reader.id, cursor=first["nextCursor"])
+
+    assert all(answer["timestamp"].endswith("Z") for answer in answers)
+    pages = [[tweet["id"] for tweet in page["tweets"]] for page in (first, rest)]
+    assert pages == [posted[:0:-1], posted[:1]]
+    assert (first["hasMore"], rest["hasMore"], rest["nextCursor"]) == (True, False, "")
+
+
+def test_the_short_form_names_what_is_wrong(client: httpx.Client) -> None:
+    person, other = sign_up(client, "short_person"), sign_up(client, "short_other")
+    own = {"userId": person.id}
+    for field, refused in (
+        ("userId", person.call("POST", "/api/tweet", {"content": "whose?"})),
+        ("content", person.call("POST", "/api/tweet", own)),
+        ("media[0]", person.call("POST", "/api/tweet", own | {"content": "x", "media": ["x"]})),
+        ("userId", person.call("GET", "/api/feed")),
+        ("limit", person.call("GET", "/api/feed", userId=person.id, limit=0)),
+        ("followerId", person.call("POST", "/api/follow", {"followeeId": other.id})),
+        ("followeeId", person.call("POST", "/api/follow", {"followerId": person.id})),
+    ):
+        assert (refused.status_code, f'"field":"{field}"' in refused.text) == (400, True), field
+    for refused in (
+        other.call("POST", "/api/tweet", own | {"content": "not me"}),
+        other.call("GET", "/api/feed", userId=person.id),
+        other.call("POST", "/api/follow", {"followerId": person.id, "followeeId": other.id}),
+    ):
+        assert (refused.status_code, '"NOT_YOURS"' in refused.text) == (403, True), refused.text
+
+    assert person.home() == []
+    assert other.ask("GET", f"/api/users/{person.id}")["followingCount"] == "0"
 
 
 def test_likes_retweets_and_their_lists(client: httpx.Client) -> None:

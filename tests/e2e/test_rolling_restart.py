@@ -13,9 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from chirp_up import ROOT, ChirpUp, chirp_up, command_line, data_folder, descendants
+from chirp_up import ROOT, ChirpUp, command_line, data_folder, descendants, ready
 
-from ops import embedded
 from ops.processes import KINDS
 from tests.e2e.chirp_up import plain_environment
 
@@ -121,12 +120,8 @@ class Load:
 
 @pytest.fixture
 def up() -> Iterator[ChirpUp]:
-    with (
-        data_folder() as data,
-        # Two people do what hundreds do elsewhere.
-        chirp_up(data, embedded.free_port(), "--replicas", "2", CHIRP_RATE_LIMITS="0") as running,
-    ):
-        running.wait_until_ready()
+    # Two people do what hundreds do elsewhere.
+    with ready("--replicas", "2", CHIRP_RATE_LIMITS="0") as running:
         yield running
 
 

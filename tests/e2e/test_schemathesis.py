@@ -18,15 +18,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from ops import embedded, gateway
+from ops import gateway
 from tests.e2e import people
-from tests.e2e.chirp_up import ChirpUp, chirp_up, data_folder
+from tests.e2e.chirp_up import ChirpUp
 from tests.e2e.people import Person
 
 # `make soak` asks for more: with 75 it is over 20,000 cases.
@@ -41,16 +40,6 @@ LEAKS = re.compile(
     re.IGNORECASE,
 )
 pytestmark = pytest.mark.timeout(1_800 if EXAMPLES > 8 else 120)
-
-
-@pytest.fixture(scope="module")
-def up() -> Iterator[ChirpUp]:
-    with (
-        data_folder() as data,
-        chirp_up(data, embedded.free_port(), CHIRP_RATE_LIMITS="0") as running,
-    ):
-        running.wait_until_ready()
-        yield running
 
 
 def attacked(up: ChirpUp, folder: Path, *arguments: str) -> list[tuple[int, str]]:
@@ -80,12 +69,12 @@ def assert_nothing_leaks(answers: list[tuple[int, str]]) -> None:
             assert not LEAKS.search(body), body
 
 
-def test_whoever_is_signed_in_gets_what_the_document_says(up: ChirpUp, tmp_path: Path):
-    with httpx.Client(base_url=up.url) as client:
+def test_whoever_is_signed_in_gets_what_the_document_says(unlimited: ChirpUp, tmp_path: Path):
+    with httpx.Client(base_url=unlimited.url) as client:
         caller: Person = people.sign_up(client, "signed_in")
 
     answers = attacked(
-        up, tmp_path,
+        unlimited, tmp_path,
         "--header", f"Authorization: Bearer {caller.token}",
         "--exclude-operation-id-regex", f"{STREAMS}|{ENDS_THE_CALLER}",
     )  # fmt: skip
@@ -94,8 +83,8 @@ def test_whoever_is_signed_in_gets_what_the_document_says(up: ChirpUp, tmp_path:
     assert {200, 400, 404} <= {status for status, _ in answers}
 
 
-def test_nobody_gets_what_the_document_says(up: ChirpUp, tmp_path: Path):
-    answers = attacked(up, tmp_path, "--exclude-operation-id-regex", STREAMS)
+def test_nobody_gets_what_the_document_says(unlimited: ChirpUp, tmp_path: Path):
+    answers = attacked(unlimited, tmp_path, "--exclude-operation-id-regex", STREAMS)
 
     assert_nothing_leaks(answers)
     assert {200, 400, 401, 404} <= {status for status, _ in answers}

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from tests.e2e.live_stack import SignUp, client, person, up
+from tests.e2e.live_stack import SignUp, client, person
 from tests.e2e.people import PASSWORD
 from tests.e2e.streaming import EVENTS, streaming
 from tests.hostile_texts import (
@@ -17,7 +17,7 @@ from tests.hostile_texts import (
     TAKEN,
 )
 
-__all__ = ["client", "person", "up"]
+__all__ = ["client", "person"]
 
 
 def test_text_comes_back_exactly_and_is_not_interpreted(person: SignUp) -> None:

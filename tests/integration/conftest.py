@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 import pytest_asyncio
 
-from mesh import server
+from mesh import server, vitals
 from mesh.server import Opener
 from mesh.settings import Settings
 from servers import graph_server
@@ -41,11 +41,14 @@ async def accounts(settings: Settings, serve: Serve) -> AsyncGenerator[Accounts]
 
 @asynccontextmanager
 async def serving_process(settings: Settings, opener: Opener) -> AsyncGenerator[int]:
-    """Runs a server or worker in this process, loops included; yields its port."""
+    """Runs a server or worker in this process, loops and metrics included; yields its port."""
     async with opener(settings) as process:
         loops = [asyncio.create_task(run()) for run in process.loops]
         try:
-            async with server.serving(settings, process.services) as serving:
+            async with (
+                vitals.told(settings.metrics_listen, process.services, process.collectors),
+                server.serving(settings, process.services) as serving,
+            ):
                 yield serving.port
         finally:
             for loop in loops:

@@ -23,13 +23,14 @@ OPEN = {
 SIGNED_IN = {
     "TweetService": (
         "CreateTweet",
+        "PostTweet",
         "DeleteTweet",
         "CreateLike",
         "DeleteLike",
         "CreateRetweet",
         "DeleteRetweet",
     ),
-    "TimelineService": ("GetHomeTimeline", "CountNewer", "ExplainHomeTimeline"),
+    "TimelineService": ("GetHomeTimeline", "GetFeed", "CountNewer", "ExplainHomeTimeline"),
 }
 SERVICES_ONLY = {"TweetRecordService": ("BatchGetTweetRecords", "GetViewerMarks", "BatchGetMarks")}
 STREAMS = {"TimelineService": ("StreamHomeTimeline",)}

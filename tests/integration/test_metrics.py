@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from mesh import metrics
-from mesh.metrics import EVENT_LAG, OPEN_STREAMS, TREND_USES_DROPPED, Metric, Sample
+from mesh.catalogue import EVENT_LAG, OPEN_STREAMS, TREND_USES_DROPPED
+from mesh.metrics import Metric, Sample
 from mesh.settings import Settings
 from tests.notified import open_notified
 from tests.trend_world import open_trend_world
@@ -33,7 +34,7 @@ def lag(text: str, group: str) -> float:
 async def test_the_lag_of_notifications_is_a_metric(settings: Settings) -> None:
     async with open_world(settings) as world, open_notified(world) as notified:
         ada, grace = await world.accounts.insert(2)
-        async with metrics.exposing(LISTEN, [notified.group.collect]) as port:
+        async with metrics.exposing(LISTEN, notified.group.collectors) as port:
             at_rest = await scraped(port)
             await world.follow(grace, ada)
             await world.relay_all()
@@ -44,7 +45,7 @@ async def test_the_lag_of_notifications_is_a_metric(settings: Settings) -> None:
     assert (lag(at_rest, "notifications"), lag(handled, "notifications")) == (0, 0)
     assert lag(behind, "notifications") == 1
     assert behind.count(f"# TYPE {EVENT_LAG.name} gauge\n") == 1
-    assert behind.count('group="notifications"') == world.event_log.partitions
+    assert behind.count(f'{EVENT_LAG.name}{{group="notifications"') == world.event_log.partitions
 
 
 async def test_the_lag_and_the_losses_of_trends_are_metrics_of_every_replica(
@@ -125,7 +126,7 @@ def test_large_numbers_are_told_to_the_last_digit() -> None:
 
 
 def test_a_value_cannot_end_its_label() -> None:
-    metric = Metric("chirp_test", "gauge", "A test.", ("name",))
+    metric = Metric("chirp_test", "gauge", "tests", "A test.", ("name",))
 
     assert metrics.text([Sample(metric, 1, ('a"b\\c\nd',))]) == (
         '# HELP chirp_test A test.\n# TYPE chirp_test gauge\nchirp_test{name="a\\"b\\\\c\\nd"} 1\n'

@@ -270,6 +270,7 @@ class Story:
             expected = await self.world.oracle(bookmark.viewer)
             rest = await self.world.home(bookmark.viewer, limit=100, cursor=bookmark.cursor)
             assert rest == [i for i in expected if i < bookmark.last], "a saved cursor"
+        await self.world.forget_handled()  # what is rewound is the next story's own
 
     async def explain_all(self) -> None:
         """What is explained is so, for every person and every tweet that there ever was."""

@@ -26,7 +26,7 @@ from chirp.v1 import user_pb2 as chirp_dot_v1_dot_user__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x63hirp/v1/graph.proto\x12\x08\x63hirp.v1\x1a\x13\x63hirp/v1/user.proto\x1a\x1cgoogle/api/annotations.proto\"\x1f\n\x11\x46ollowUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"!\n\x13UnfollowUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"P\n\x14ListFollowersRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"]\n\x15ListFollowersResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.chirp.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\"P\n\x14ListFollowingRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"]\n\x15ListFollowingResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.chirp.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\";\n\x16ListFollowerIdsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08\x61\x66ter_id\x18\x02 \x01(\x03\"8\n\x17ListFollowerIdsResponse\x12\x0b\n\x03ids\x18\x01 \x03(\x03\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"\x1e\n\x10\x42lockUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\" \n\x12UnblockUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"\x1d\n\x0fMuteUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"\x1f\n\x11UnmuteUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\";\n\x15\x42\x61tchGetBlocksRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x11\n\tother_ids\x18\x02 \x03(\x03\"@\n\x16\x42\x61tchGetBlocksResponse\x12\x13\n\x0b\x62locked_ids\x18\x01 \x03(\x03\x12\x11\n\tmuted_ids\x18\x02 \x03(\x03\x32\x94\x06\n\x0cGraphService\x12Y\n\nFollowUser\x12\x1b.chirp.v1.FollowUserRequest\x1a\x0e.chirp.v1.User\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x16/api/users/{id}/follow\x12]\n\x0cUnfollowUser\x12\x1d.chirp.v1.UnfollowUserRequest\x1a\x0e.chirp.v1.User\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/api/users/{id}/follow\x12s\n\rListFollowers\x12\x1e.chirp.v1.ListFollowersRequest\x1a\x1f.chirp.v1.ListFollowersResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/users/{id}/followers\x12s\n\rListFollowing\x12\x1e.chirp.v1.ListFollowingRequest\x1a\x1f.chirp.v1.ListFollowingResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/users/{id}/following\x12V\n\tBlockUser\x12\x1a.chirp.v1.BlockUserRequest\x1a\x0e.chirp.v1.User\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x15/api/users/{id}/block\x12Z\n\x0bUnblockUser\x12\x1c.chirp.v1.UnblockUserRequest\x1a\x0e.chirp.v1.User\"\x1d\x82\xd3\xe4\x93\x02\x17*\x15/api/users/{id}/block\x12S\n\x08MuteUser\x12\x19.chirp.v1.MuteUserRequest\x1a\x0e.chirp.v1.User\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x14/api/users/{id}/mute\x12W\n\nUnmuteUser\x12\x1b.chirp.v1.UnmuteUserRequest\x1a\x0e.chirp.v1.User\"\x1c\x82\xd3\xe4\x93\x02\x16*\x14/api/users/{id}/mute2r\n\x18\x46ollowerDirectoryService\x12V\n\x0fListFollowerIds\x12 .chirp.v1.ListFollowerIdsRequest\x1a!.chirp.v1.ListFollowerIdsResponse2l\n\x15\x42lockDirectoryService\x12S\n\x0e\x42\x61tchGetBlocks\x12\x1f.chirp.v1.BatchGetBlocksRequest\x1a .chirp.v1.BatchGetBlocksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x63hirp/v1/graph.proto\x12\x08\x63hirp.v1\x1a\x13\x63hirp/v1/user.proto\x1a\x1cgoogle/api/annotations.proto\"\x1f\n\x11\x46ollowUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"9\n\rFollowRequest\x12\x13\n\x0b\x66ollower_id\x18\x01 \x01(\x03\x12\x13\n\x0b\x66ollowee_id\x18\x02 \x01(\x03\"\x10\n\x0e\x46ollowResponse\"!\n\x13UnfollowUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"P\n\x14ListFollowersRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"]\n\x15ListFollowersResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.chirp.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\"P\n\x14ListFollowingRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"]\n\x15ListFollowingResponse\x12\x1d\n\x05users\x18\x01 \x03(\x0b\x32\x0e.chirp.v1.User\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\";\n\x16ListFollowerIdsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x10\n\x08\x61\x66ter_id\x18\x02 \x01(\x03\"8\n\x17ListFollowerIdsResponse\x12\x0b\n\x03ids\x18\x01 \x03(\x03\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"\x1e\n\x10\x42lockUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\" \n\x12UnblockUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"\x1d\n\x0fMuteUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\"\x1f\n\x11UnmuteUserRequest\x12\n\n\x02id\x18\x01 \x01(\x03\";\n\x15\x42\x61tchGetBlocksRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x11\n\tother_ids\x18\x02 \x03(\x03\"@\n\x16\x42\x61tchGetBlocksResponse\x12\x13\n\x0b\x62locked_ids\x18\x01 \x03(\x03\x12\x11\n\tmuted_ids\x18\x02 \x03(\x03\x32\xe9\x06\n\x0cGraphService\x12Y\n\nFollowUser\x12\x1b.chirp.v1.FollowUserRequest\x1a\x0e.chirp.v1.User\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x16/api/users/{id}/follow\x12S\n\x06\x46ollow\x12\x17.chirp.v1.FollowRequest\x1a\x18.chirp.v1.FollowResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/api/follow:\x01*\x12]\n\x0cUnfollowUser\x12\x1d.chirp.v1.UnfollowUserRequest\x1a\x0e.chirp.v1.User\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/api/users/{id}/follow\x12s\n\rListFollowers\x12\x1e.chirp.v1.ListFollowersRequest\x1a\x1f.chirp.v1.ListFollowersResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/users/{id}/followers\x12s\n\rListFollowing\x12\x1e.chirp.v1.ListFollowingRequest\x1a\x1f.chirp.v1.ListFollowingResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/users/{id}/following\x12V\n\tBlockUser\x12\x1a.chirp.v1.BlockUserRequest\x1a\x0e.chirp.v1.User\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x15/api/users/{id}/block\x12Z\n\x0bUnblockUser\x12\x1c.chirp.v1.UnblockUserRequest\x1a\x0e.chirp.v1.User\"\x1d\x82\xd3\xe4\x93\x02\x17*\x15/api/users/{id}/block\x12S\n\x08MuteUser\x12\x19.chirp.v1.MuteUserRequest\x1a\x0e.chirp.v1.User\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x14/api/users/{id}/mute\x12W\n\nUnmuteUser\x12\x1b.chirp.v1.UnmuteUserRequest\x1a\x0e.chirp.v1.User\"\x1c\x82\xd3\xe4\x93\x02\x16*\x14/api/users/{id}/mute2r\n\x18\x46ollowerDirectoryService\x12V\n\x0fListFollowerIds\x12 .chirp.v1.ListFollowerIdsRequest\x1a!.chirp.v1.ListFollowerIdsResponse2l\n\x15\x42lockDirectoryService\x12S\n\x0e\x42\x61tchGetBlocks\x12\x1f.chirp.v1.BatchGetBlocksRequest\x1a .chirp.v1.BatchGetBlocksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GRAPHSERVICE'].methods_by_name['FollowUser']._loaded_options = None
   _globals['_GRAPHSERVICE'].methods_by_name['FollowUser']._serialized_options = b'\202\323\344\223\002\030\"\026/api/users/{id}/follow'
+  _globals['_GRAPHSERVICE'].methods_by_name['Follow']._loaded_options = None
+  _globals['_GRAPHSERVICE'].methods_by_name['Follow']._serialized_options = b'\202\323\344\223\002\020\"\013/api/follow:\001*'
   _globals['_GRAPHSERVICE'].methods_by_name['UnfollowUser']._loaded_options = None
   _globals['_GRAPHSERVICE'].methods_by_name['UnfollowUser']._serialized_options = b'\202\323\344\223\002\030*\026/api/users/{id}/follow'
   _globals['_GRAPHSERVICE'].methods_by_name['ListFollowers']._loaded_options = None
@@ -51,36 +53,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GRAPHSERVICE'].methods_by_name['UnmuteUser']._serialized_options = b'\202\323\344\223\002\026*\024/api/users/{id}/mute'
   _globals['_FOLLOWUSERREQUEST']._serialized_start=85
   _globals['_FOLLOWUSERREQUEST']._serialized_end=116
-  _globals['_UNFOLLOWUSERREQUEST']._serialized_start=118
-  _globals['_UNFOLLOWUSERREQUEST']._serialized_end=151
-  _globals['_LISTFOLLOWERSREQUEST']._serialized_start=153
-  _globals['_LISTFOLLOWERSREQUEST']._serialized_end=233
-  _globals['_LISTFOLLOWERSRESPONSE']._serialized_start=235
-  _globals['_LISTFOLLOWERSRESPONSE']._serialized_end=328
-  _globals['_LISTFOLLOWINGREQUEST']._serialized_start=330
-  _globals['_LISTFOLLOWINGREQUEST']._serialized_end=410
-  _globals['_LISTFOLLOWINGRESPONSE']._serialized_start=412
-  _globals['_LISTFOLLOWINGRESPONSE']._serialized_end=505
-  _globals['_LISTFOLLOWERIDSREQUEST']._serialized_start=507
-  _globals['_LISTFOLLOWERIDSREQUEST']._serialized_end=566
-  _globals['_LISTFOLLOWERIDSRESPONSE']._serialized_start=568
-  _globals['_LISTFOLLOWERIDSRESPONSE']._serialized_end=624
-  _globals['_BLOCKUSERREQUEST']._serialized_start=626
-  _globals['_BLOCKUSERREQUEST']._serialized_end=656
-  _globals['_UNBLOCKUSERREQUEST']._serialized_start=658
-  _globals['_UNBLOCKUSERREQUEST']._serialized_end=690
-  _globals['_MUTEUSERREQUEST']._serialized_start=692
-  _globals['_MUTEUSERREQUEST']._serialized_end=721
-  _globals['_UNMUTEUSERREQUEST']._serialized_start=723
-  _globals['_UNMUTEUSERREQUEST']._serialized_end=754
-  _globals['_BATCHGETBLOCKSREQUEST']._serialized_start=756
-  _globals['_BATCHGETBLOCKSREQUEST']._serialized_end=815
-  _globals['_BATCHGETBLOCKSRESPONSE']._serialized_start=817
-  _globals['_BATCHGETBLOCKSRESPONSE']._serialized_end=881
-  _globals['_GRAPHSERVICE']._serialized_start=884
-  _globals['_GRAPHSERVICE']._serialized_end=1672
-  _globals['_FOLLOWERDIRECTORYSERVICE']._serialized_start=1674
-  _globals['_FOLLOWERDIRECTORYSERVICE']._serialized_end=1788
-  _globals['_BLOCKDIRECTORYSERVICE']._serialized_start=1790
-  _globals['_BLOCKDIRECTORYSERVICE']._serialized_end=1898
+  _globals['_FOLLOWREQUEST']._serialized_start=118
+  _globals['_FOLLOWREQUEST']._serialized_end=175
+  _globals['_FOLLOWRESPONSE']._serialized_start=177
+  _globals['_FOLLOWRESPONSE']._serialized_end=193
+  _globals['_UNFOLLOWUSERREQUEST']._serialized_start=195
+  _globals['_UNFOLLOWUSERREQUEST']._serialized_end=228
+  _globals['_LISTFOLLOWERSREQUEST']._serialized_start=230
+  _globals['_LISTFOLLOWERSREQUEST']._serialized_end=310
+  _globals['_LISTFOLLOWERSRESPONSE']._serialized_start=312
+  _globals['_LISTFOLLOWERSRESPONSE']._serialized_end=405
+  _globals['_LISTFOLLOWINGREQUEST']._serialized_start=407
+  _globals['_LISTFOLLOWINGREQUEST']._serialized_end=487
+  _globals['_LISTFOLLOWINGRESPONSE']._serialized_start=489
+  _globals['_LISTFOLLOWINGRESPONSE']._serialized_end=582
+  _globals['_LISTFOLLOWERIDSREQUEST']._serialized_start=584
+  _globals['_LISTFOLLOWERIDSREQUEST']._serialized_end=643
+  _globals['_LISTFOLLOWERIDSRESPONSE']._serialized_start=645
+  _globals['_LISTFOLLOWERIDSRESPONSE']._serialized_end=701
+  _globals['_BLOCKUSERREQUEST']._serialized_start=703
+  _globals['_BLOCKUSERREQUEST']._serialized_end=733
+  _globals['_UNBLOCKUSERREQUEST']._serialized_start=735
+  _globals['_UNBLOCKUSERREQUEST']._serialized_end=767
+  _globals['_MUTEUSERREQUEST']._serialized_start=769
+  _globals['_MUTEUSERREQUEST']._serialized_end=798
+  _globals['_UNMUTEUSERREQUEST']._serialized_start=800
+  _globals['_UNMUTEUSERREQUEST']._serialized_end=831
+  _globals['_BATCHGETBLOCKSREQUEST']._serialized_start=833
+  _globals['_BATCHGETBLOCKSREQUEST']._serialized_end=892
+  _globals['_BATCHGETBLOCKSRESPONSE']._serialized_start=894
+  _globals['_BATCHGETBLOCKSRESPONSE']._serialized_end=958
+  _globals['_GRAPHSERVICE']._serialized_start=961
+  _globals['_GRAPHSERVICE']._serialized_end=1834
+  _globals['_FOLLOWERDIRECTORYSERVICE']._serialized_start=1836
+  _globals['_FOLLOWERDIRECTORYSERVICE']._serialized_end=1950
+  _globals['_BLOCKDIRECTORYSERVICE']._serialized_start=1952
+  _globals['_BLOCKDIRECTORYSERVICE']._serialized_end=2060
 # @@protoc_insertion_point(module_scope)

@@ -41,6 +41,11 @@ class GraphServiceStub:
                 request_serializer=chirp_dot_v1_dot_graph__pb2.FollowUserRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_user__pb2.User.FromString,
                 _registered_method=True)
+        self.Follow = channel.unary_unary(
+                '/chirp.v1.GraphService/Follow',
+                request_serializer=chirp_dot_v1_dot_graph__pb2.FollowRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_graph__pb2.FollowResponse.FromString,
+                _registered_method=True)
         self.UnfollowUser = channel.unary_unary(
                 '/chirp.v1.GraphService/UnfollowUser',
                 request_serializer=chirp_dot_v1_dot_graph__pb2.UnfollowUserRequest.SerializeToString,
@@ -84,6 +89,14 @@ class GraphServiceServicer:
 
     def FollowUser(self, request, context):
         """Follows an account. Idempotent. Fails with SELF_FOLLOW and USER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Follow(self, request, context):
+        """Follows an account: FollowUser in its short form. Fails with NOT_YOURS where `follower_id` is not
+        the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +162,11 @@ def add_GraphServiceServicer_to_server(servicer, server):
                     request_deserializer=chirp_dot_v1_dot_graph__pb2.FollowUserRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_user__pb2.User.SerializeToString,
             ),
+            'Follow': grpc.unary_unary_rpc_method_handler(
+                    servicer.Follow,
+                    request_deserializer=chirp_dot_v1_dot_graph__pb2.FollowRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_graph__pb2.FollowResponse.SerializeToString,
+            ),
             'UnfollowUser': grpc.unary_unary_rpc_method_handler(
                     servicer.UnfollowUser,
                     request_deserializer=chirp_dot_v1_dot_graph__pb2.UnfollowUserRequest.FromString,
@@ -213,6 +231,33 @@ class GraphService:
             '/chirp.v1.GraphService/FollowUser',
             chirp_dot_v1_dot_graph__pb2.FollowUserRequest.SerializeToString,
             chirp_dot_v1_dot_user__pb2.User.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Follow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.GraphService/Follow',
+            chirp_dot_v1_dot_graph__pb2.FollowRequest.SerializeToString,
+            chirp_dot_v1_dot_graph__pb2.FollowResponse.FromString,
             options,
             channel_credentials,
             insecure,

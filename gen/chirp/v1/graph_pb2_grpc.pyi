@@ -36,6 +36,10 @@ class GraphServiceStub:
     def __new__(cls, channel: _aio.Channel) -> GraphServiceAsyncStub: ...
     FollowUser: _grpc.UnaryUnaryMultiCallable[_graph_pb2.FollowUserRequest, _user_pb2.User]
     """Follows an account. Idempotent. Fails with SELF_FOLLOW and USER_NOT_FOUND."""
+    Follow: _grpc.UnaryUnaryMultiCallable[_graph_pb2.FollowRequest, _graph_pb2.FollowResponse]
+    """Follows an account: FollowUser in its short form. Fails with NOT_YOURS where `follower_id` is not
+    the caller.
+    """
     UnfollowUser: _grpc.UnaryUnaryMultiCallable[_graph_pb2.UnfollowUserRequest, _user_pb2.User]
     """Unfollows an account. Idempotent. Fails with SELF_FOLLOW and USER_NOT_FOUND."""
     ListFollowers: _grpc.UnaryUnaryMultiCallable[_graph_pb2.ListFollowersRequest, _graph_pb2.ListFollowersResponse]
@@ -64,6 +68,10 @@ class GraphServiceAsyncStub(GraphServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     FollowUser: _aio.UnaryUnaryMultiCallable[_graph_pb2.FollowUserRequest, _user_pb2.User]  # type: ignore[assignment]
     """Follows an account. Idempotent. Fails with SELF_FOLLOW and USER_NOT_FOUND."""
+    Follow: _aio.UnaryUnaryMultiCallable[_graph_pb2.FollowRequest, _graph_pb2.FollowResponse]  # type: ignore[assignment]
+    """Follows an account: FollowUser in its short form. Fails with NOT_YOURS where `follower_id` is not
+    the caller.
+    """
     UnfollowUser: _aio.UnaryUnaryMultiCallable[_graph_pb2.UnfollowUserRequest, _user_pb2.User]  # type: ignore[assignment]
     """Unfollows an account. Idempotent. Fails with SELF_FOLLOW and USER_NOT_FOUND."""
     ListFollowers: _aio.UnaryUnaryMultiCallable[_graph_pb2.ListFollowersRequest, _graph_pb2.ListFollowersResponse]  # type: ignore[assignment]
@@ -95,6 +103,16 @@ class GraphServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_user_pb2.User, _abc.Awaitable[_user_pb2.User]]:
         """Follows an account. Idempotent. Fails with SELF_FOLLOW and USER_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def Follow(
+        self,
+        request: _graph_pb2.FollowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_graph_pb2.FollowResponse, _abc.Awaitable[_graph_pb2.FollowResponse]]:
+        """Follows an account: FollowUser in its short form. Fails with NOT_YOURS where `follower_id` is not
+        the caller.
+        """
 
     @_abc_1.abstractmethod
     def UnfollowUser(

@@ -27,7 +27,7 @@ from chirp.v1 import tweet_pb2 as chirp_dot_v1_dot_tweet__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63hirp/v1/timeline.proto\x12\x08\x63hirp.v1\x1a\x15\x63hirp/v1/stream.proto\x1a\x14\x63hirp/v1/tweet.proto\x1a\x1cgoogle/api/annotations.proto\"X\n\x16GetHomeTimelineRequest\x12\x12\n\x05limit\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x10\n\x08since_id\x18\x03 \x01(\x03\x42\x08\n\x06_limit\"a\n\x17GetHomeTimelineResponse\x12\x1f\n\x06tweets\x18\x01 \x03(\x0b\x32\x0f.chirp.v1.Tweet\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\"1\n\x19StreamHomeTimelineRequest\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\"\xd9\x01\n\x1aStreamHomeTimelineResponse\x12\x1f\n\x04item\x18\x01 \x01(\x0b\x32\x0f.chirp.v1.TweetH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.chirp.v1.HeartbeatH\x00\x12\"\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x13.chirp.v1.StreamEndH\x00\x12+\n\x0b\x63\x61tching_up\x18\x05 \x01(\x0b\x32\x14.chirp.v1.CatchingUpH\x00\x12\x14\n\x0cresume_token\x18\x04 \x01(\tB\t\n\x07message\"%\n\x11\x43ountNewerRequest\x12\x10\n\x08since_id\x18\x01 \x01(\x03\"#\n\x12\x43ountNewerResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\"R\n\x16GetUserTimelineRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"a\n\x17GetUserTimelineResponse\x12\x1f\n\x06tweets\x18\x01 \x03(\x0b\x32\x0f.chirp.v1.Tweet\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\".\n\x1a\x45xplainHomeTimelineRequest\x12\x10\n\x08tweet_id\x18\x01 \x01(\x03\"\xc6\x01\n\x1b\x45xplainHomeTimelineResponse\x12\r\n\x05shown\x18\x01 \x01(\x08\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.chirp.v1.ExplainReason\x12!\n\x03way\x18\x03 \x01(\x0e\x32\x14.chirp.v1.ExplainWay\x12\x10\n\x08sentence\x18\x04 \x01(\t\x12\x16\n\x0eolder_entry_id\x18\x05 \x01(\x03\x12\x12\n\naccount_id\x18\x06 \x01(\x03\x12\x0e\n\x06lag_ms\x18\x07 \x01(\x03\"-\n\x1aRebuildHomeTimelineRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\".\n\x1bRebuildHomeTimelineResponse\x12\x0f\n\x07rebuilt\x18\x01 \x01(\x08*\xe9\x02\n\rExplainReason\x12\x1e\n\x1a\x45XPLAIN_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45XPLAIN_REASON_SHOWN\x10\x01\x12 \n\x1c\x45XPLAIN_REASON_NO_SUCH_TWEET\x10\x02\x12\x1a\n\x16\x45XPLAIN_REASON_DELETED\x10\x03\x12#\n\x1f\x45XPLAIN_REASON_ORIGINAL_DELETED\x10\x04\x12\x1f\n\x1b\x45XPLAIN_REASON_NOT_FOLLOWED\x10\x05\x12\x1a\n\x16\x45XPLAIN_REASON_BLOCKED\x10\x06\x12\x18\n\x14\x45XPLAIN_REASON_MUTED\x10\x07\x12(\n$EXPLAIN_REASON_REPLY_TO_NOT_FOLLOWED\x10\x08\x12\x1b\n\x17\x45XPLAIN_REASON_REPEATED\x10\t\x12\x1d\n\x19\x45XPLAIN_REASON_ON_THE_WAY\x10\n*\xa8\x01\n\nExplainWay\x12\x1b\n\x17\x45XPLAIN_WAY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45XPLAIN_WAY_OWN\x10\x01\x12\x16\n\x12\x45XPLAIN_WAY_PUSHED\x10\x02\x12\x16\n\x12\x45XPLAIN_WAY_PULLED\x10\x03\x12\x17\n\x13\x45XPLAIN_WAY_REBUILT\x10\x04\x12\x1f\n\x1b\x45XPLAIN_WAY_PAST_THE_WINDOW\x10\x05\x32\xfe\x04\n\x0fTimelineService\x12r\n\x0fGetHomeTimeline\x12 .chirp.v1.GetHomeTimelineRequest\x1a!.chirp.v1.GetHomeTimelineResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/api/timeline/home\x12n\n\nCountNewer\x12\x1b.chirp.v1.CountNewerRequest\x1a\x1c.chirp.v1.CountNewerResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/api/timeline/home:countNewer\x12\x86\x01\n\x13\x45xplainHomeTimeline\x12$.chirp.v1.ExplainHomeTimelineRequest\x1a%.chirp.v1.ExplainHomeTimelineResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/timeline/home:explain\x12\x84\x01\n\x12StreamHomeTimeline\x12#.chirp.v1.StreamHomeTimelineRequest\x1a$.chirp.v1.StreamHomeTimelineResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/timeline/home:stream0\x01\x12w\n\x0fGetUserTimeline\x12 .chirp.v1.GetUserTimelineRequest\x1a!.chirp.v1.GetUserTimelineResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/api/timeline/user/{id}2{\n\x15TimelineUpkeepService\x12\x62\n\x13RebuildHomeTimeline\x12$.chirp.v1.RebuildHomeTimelineRequest\x1a%.chirp.v1.RebuildHomeTimelineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63hirp/v1/timeline.proto\x12\x08\x63hirp.v1\x1a\x15\x63hirp/v1/stream.proto\x1a\x14\x63hirp/v1/tweet.proto\x1a\x1cgoogle/api/annotations.proto\"X\n\x16GetHomeTimelineRequest\x12\x12\n\x05limit\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x10\n\x08since_id\x18\x03 \x01(\x03\x42\x08\n\x06_limit\"O\n\x0eGetFeedRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"a\n\x17GetHomeTimelineResponse\x12\x1f\n\x06tweets\x18\x01 \x03(\x0b\x32\x0f.chirp.v1.Tweet\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\"1\n\x19StreamHomeTimelineRequest\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\"\xd9\x01\n\x1aStreamHomeTimelineResponse\x12\x1f\n\x04item\x18\x01 \x01(\x0b\x32\x0f.chirp.v1.TweetH\x00\x12(\n\theartbeat\x18\x02 \x01(\x0b\x32\x13.chirp.v1.HeartbeatH\x00\x12\"\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x13.chirp.v1.StreamEndH\x00\x12+\n\x0b\x63\x61tching_up\x18\x05 \x01(\x0b\x32\x14.chirp.v1.CatchingUpH\x00\x12\x14\n\x0cresume_token\x18\x04 \x01(\tB\t\n\x07message\"%\n\x11\x43ountNewerRequest\x12\x10\n\x08since_id\x18\x01 \x01(\x03\"#\n\x12\x43ountNewerResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\"R\n\x16GetUserTimelineRequest\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\tB\x08\n\x06_limit\"a\n\x17GetUserTimelineResponse\x12\x1f\n\x06tweets\x18\x01 \x03(\x0b\x32\x0f.chirp.v1.Tweet\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\x12\x10\n\x08has_more\x18\x03 \x01(\x08\".\n\x1a\x45xplainHomeTimelineRequest\x12\x10\n\x08tweet_id\x18\x01 \x01(\x03\"\xc6\x01\n\x1b\x45xplainHomeTimelineResponse\x12\r\n\x05shown\x18\x01 \x01(\x08\x12\'\n\x06reason\x18\x02 \x01(\x0e\x32\x17.chirp.v1.ExplainReason\x12!\n\x03way\x18\x03 \x01(\x0e\x32\x14.chirp.v1.ExplainWay\x12\x10\n\x08sentence\x18\x04 \x01(\t\x12\x16\n\x0eolder_entry_id\x18\x05 \x01(\x03\x12\x12\n\naccount_id\x18\x06 \x01(\x03\x12\x0e\n\x06lag_ms\x18\x07 \x01(\x03\"-\n\x1aRebuildHomeTimelineRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\x03\".\n\x1bRebuildHomeTimelineResponse\x12\x0f\n\x07rebuilt\x18\x01 \x01(\x08*\xe9\x02\n\rExplainReason\x12\x1e\n\x1a\x45XPLAIN_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45XPLAIN_REASON_SHOWN\x10\x01\x12 \n\x1c\x45XPLAIN_REASON_NO_SUCH_TWEET\x10\x02\x12\x1a\n\x16\x45XPLAIN_REASON_DELETED\x10\x03\x12#\n\x1f\x45XPLAIN_REASON_ORIGINAL_DELETED\x10\x04\x12\x1f\n\x1b\x45XPLAIN_REASON_NOT_FOLLOWED\x10\x05\x12\x1a\n\x16\x45XPLAIN_REASON_BLOCKED\x10\x06\x12\x18\n\x14\x45XPLAIN_REASON_MUTED\x10\x07\x12(\n$EXPLAIN_REASON_REPLY_TO_NOT_FOLLOWED\x10\x08\x12\x1b\n\x17\x45XPLAIN_REASON_REPEATED\x10\t\x12\x1d\n\x19\x45XPLAIN_REASON_ON_THE_WAY\x10\n*\xa8\x01\n\nExplainWay\x12\x1b\n\x17\x45XPLAIN_WAY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45XPLAIN_WAY_OWN\x10\x01\x12\x16\n\x12\x45XPLAIN_WAY_PUSHED\x10\x02\x12\x16\n\x12\x45XPLAIN_WAY_PULLED\x10\x03\x12\x17\n\x13\x45XPLAIN_WAY_REBUILT\x10\x04\x12\x1f\n\x1b\x45XPLAIN_WAY_PAST_THE_WINDOW\x10\x05\x32\xd9\x05\n\x0fTimelineService\x12r\n\x0fGetHomeTimeline\x12 .chirp.v1.GetHomeTimelineRequest\x1a!.chirp.v1.GetHomeTimelineResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/api/timeline/home\x12Y\n\x07GetFeed\x12\x18.chirp.v1.GetFeedRequest\x1a!.chirp.v1.GetHomeTimelineResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/api/feed\x12n\n\nCountNewer\x12\x1b.chirp.v1.CountNewerRequest\x1a\x1c.chirp.v1.CountNewerResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/api/timeline/home:countNewer\x12\x86\x01\n\x13\x45xplainHomeTimeline\x12$.chirp.v1.ExplainHomeTimelineRequest\x1a%.chirp.v1.ExplainHomeTimelineResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/timeline/home:explain\x12\x84\x01\n\x12StreamHomeTimeline\x12#.chirp.v1.StreamHomeTimelineRequest\x1a$.chirp.v1.StreamHomeTimelineResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/api/timeline/home:stream0\x01\x12w\n\x0fGetUserTimeline\x12 .chirp.v1.GetUserTimelineRequest\x1a!.chirp.v1.GetUserTimelineResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/api/timeline/user/{id}2{\n\x15TimelineUpkeepService\x12\x62\n\x13RebuildHomeTimeline\x12$.chirp.v1.RebuildHomeTimelineRequest\x1a%.chirp.v1.RebuildHomeTimelineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TIMELINESERVICE'].methods_by_name['GetHomeTimeline']._loaded_options = None
   _globals['_TIMELINESERVICE'].methods_by_name['GetHomeTimeline']._serialized_options = b'\202\323\344\223\002\024\022\022/api/timeline/home'
+  _globals['_TIMELINESERVICE'].methods_by_name['GetFeed']._loaded_options = None
+  _globals['_TIMELINESERVICE'].methods_by_name['GetFeed']._serialized_options = b'\202\323\344\223\002\013\022\t/api/feed'
   _globals['_TIMELINESERVICE'].methods_by_name['CountNewer']._loaded_options = None
   _globals['_TIMELINESERVICE'].methods_by_name['CountNewer']._serialized_options = b'\202\323\344\223\002\037\022\035/api/timeline/home:countNewer'
   _globals['_TIMELINESERVICE'].methods_by_name['ExplainHomeTimeline']._loaded_options = None
@@ -44,36 +46,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIMELINESERVICE'].methods_by_name['StreamHomeTimeline']._serialized_options = b'\202\323\344\223\002\033\022\031/api/timeline/home:stream'
   _globals['_TIMELINESERVICE'].methods_by_name['GetUserTimeline']._loaded_options = None
   _globals['_TIMELINESERVICE'].methods_by_name['GetUserTimeline']._serialized_options = b'\202\323\344\223\002\031\022\027/api/timeline/user/{id}'
-  _globals['_EXPLAINREASON']._serialized_start=1176
-  _globals['_EXPLAINREASON']._serialized_end=1537
-  _globals['_EXPLAINWAY']._serialized_start=1540
-  _globals['_EXPLAINWAY']._serialized_end=1708
+  _globals['_EXPLAINREASON']._serialized_start=1257
+  _globals['_EXPLAINREASON']._serialized_end=1618
+  _globals['_EXPLAINWAY']._serialized_start=1621
+  _globals['_EXPLAINWAY']._serialized_end=1789
   _globals['_GETHOMETIMELINEREQUEST']._serialized_start=112
   _globals['_GETHOMETIMELINEREQUEST']._serialized_end=200
-  _globals['_GETHOMETIMELINERESPONSE']._serialized_start=202
-  _globals['_GETHOMETIMELINERESPONSE']._serialized_end=299
-  _globals['_STREAMHOMETIMELINEREQUEST']._serialized_start=301
-  _globals['_STREAMHOMETIMELINEREQUEST']._serialized_end=350
-  _globals['_STREAMHOMETIMELINERESPONSE']._serialized_start=353
-  _globals['_STREAMHOMETIMELINERESPONSE']._serialized_end=570
-  _globals['_COUNTNEWERREQUEST']._serialized_start=572
-  _globals['_COUNTNEWERREQUEST']._serialized_end=609
-  _globals['_COUNTNEWERRESPONSE']._serialized_start=611
-  _globals['_COUNTNEWERRESPONSE']._serialized_end=646
-  _globals['_GETUSERTIMELINEREQUEST']._serialized_start=648
-  _globals['_GETUSERTIMELINEREQUEST']._serialized_end=730
-  _globals['_GETUSERTIMELINERESPONSE']._serialized_start=732
-  _globals['_GETUSERTIMELINERESPONSE']._serialized_end=829
-  _globals['_EXPLAINHOMETIMELINEREQUEST']._serialized_start=831
-  _globals['_EXPLAINHOMETIMELINEREQUEST']._serialized_end=877
-  _globals['_EXPLAINHOMETIMELINERESPONSE']._serialized_start=880
-  _globals['_EXPLAINHOMETIMELINERESPONSE']._serialized_end=1078
-  _globals['_REBUILDHOMETIMELINEREQUEST']._serialized_start=1080
-  _globals['_REBUILDHOMETIMELINEREQUEST']._serialized_end=1125
-  _globals['_REBUILDHOMETIMELINERESPONSE']._serialized_start=1127
-  _globals['_REBUILDHOMETIMELINERESPONSE']._serialized_end=1173
-  _globals['_TIMELINESERVICE']._serialized_start=1711
-  _globals['_TIMELINESERVICE']._serialized_end=2349
-  _globals['_TIMELINEUPKEEPSERVICE']._serialized_start=2351
-  _globals['_TIMELINEUPKEEPSERVICE']._serialized_end=2474
+  _globals['_GETFEEDREQUEST']._serialized_start=202
+  _globals['_GETFEEDREQUEST']._serialized_end=281
+  _globals['_GETHOMETIMELINERESPONSE']._serialized_start=283
+  _globals['_GETHOMETIMELINERESPONSE']._serialized_end=380
+  _globals['_STREAMHOMETIMELINEREQUEST']._serialized_start=382
+  _globals['_STREAMHOMETIMELINEREQUEST']._serialized_end=431
+  _globals['_STREAMHOMETIMELINERESPONSE']._serialized_start=434
+  _globals['_STREAMHOMETIMELINERESPONSE']._serialized_end=651
+  _globals['_COUNTNEWERREQUEST']._serialized_start=653
+  _globals['_COUNTNEWERREQUEST']._serialized_end=690
+  _globals['_COUNTNEWERRESPONSE']._serialized_start=692
+  _globals['_COUNTNEWERRESPONSE']._serialized_end=727
+  _globals['_GETUSERTIMELINEREQUEST']._serialized_start=729
+  _globals['_GETUSERTIMELINEREQUEST']._serialized_end=811
+  _globals['_GETUSERTIMELINERESPONSE']._serialized_start=813
+  _globals['_GETUSERTIMELINERESPONSE']._serialized_end=910
+  _globals['_EXPLAINHOMETIMELINEREQUEST']._serialized_start=912
+  _globals['_EXPLAINHOMETIMELINEREQUEST']._serialized_end=958
+  _globals['_EXPLAINHOMETIMELINERESPONSE']._serialized_start=961
+  _globals['_EXPLAINHOMETIMELINERESPONSE']._serialized_end=1159
+  _globals['_REBUILDHOMETIMELINEREQUEST']._serialized_start=1161
+  _globals['_REBUILDHOMETIMELINEREQUEST']._serialized_end=1206
+  _globals['_REBUILDHOMETIMELINERESPONSE']._serialized_start=1208
+  _globals['_REBUILDHOMETIMELINERESPONSE']._serialized_end=1254
+  _globals['_TIMELINESERVICE']._serialized_start=1792
+  _globals['_TIMELINESERVICE']._serialized_end=2521
+  _globals['_TIMELINEUPKEEPSERVICE']._serialized_start=2523
+  _globals['_TIMELINEUPKEEPSERVICE']._serialized_end=2646
 # @@protoc_insertion_point(module_scope)

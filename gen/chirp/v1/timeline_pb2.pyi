@@ -146,6 +146,38 @@ class GetHomeTimelineRequest(_message.Message):
 Global___GetHomeTimelineRequest: _TypeAlias = GetHomeTimelineRequest  # noqa: Y015
 
 @_typing.final
+class GetFeedRequest(_message.Message):
+    """The request of TimelineService.GetFeed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Required. The caller."""
+    limit: _builtins.int
+    """Optional. How many to answer: 1 to 100, default 20; over 100 means 100, below 1 is an error."""
+    cursor: _builtins.str
+    """Optional. The `nextCursor` of an earlier page; valid for ever."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        limit: _builtins.int | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "cursor", b"cursor", "limit", b"limit", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___GetFeedRequest: _TypeAlias = GetFeedRequest  # noqa: Y015
+
+@_typing.final
 class GetHomeTimelineResponse(_message.Message):
     """The answer of TimelineService.GetHomeTimeline."""
 

@@ -40,6 +40,11 @@ class TimelineServiceStub:
                 request_serializer=chirp_dot_v1_dot_timeline__pb2.GetHomeTimelineRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_timeline__pb2.GetHomeTimelineResponse.FromString,
                 _registered_method=True)
+        self.GetFeed = channel.unary_unary(
+                '/chirp.v1.TimelineService/GetFeed',
+                request_serializer=chirp_dot_v1_dot_timeline__pb2.GetFeedRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_timeline__pb2.GetHomeTimelineResponse.FromString,
+                _registered_method=True)
         self.CountNewer = channel.unary_unary(
                 '/chirp.v1.TimelineService/CountNewer',
                 request_serializer=chirp_dot_v1_dot_timeline__pb2.CountNewerRequest.SerializeToString,
@@ -69,6 +74,14 @@ class TimelineServiceServicer:
     def GetHomeTimeline(self, request, context):
         """Gets a page of the caller's home timeline, newest first: the tweets of the followed accounts
         and the caller's own, exactly as the visibility rules define it, whatever way they came.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFeed(self, request, context):
+        """Gets a page of the caller's home timeline: GetHomeTimeline in its short form. Fails with NOT_YOURS
+        where `user_id` is not the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +125,11 @@ def add_TimelineServiceServicer_to_server(servicer, server):
             'GetHomeTimeline': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHomeTimeline,
                     request_deserializer=chirp_dot_v1_dot_timeline__pb2.GetHomeTimelineRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_timeline__pb2.GetHomeTimelineResponse.SerializeToString,
+            ),
+            'GetFeed': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFeed,
+                    request_deserializer=chirp_dot_v1_dot_timeline__pb2.GetFeedRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_timeline__pb2.GetHomeTimelineResponse.SerializeToString,
             ),
             'CountNewer': grpc.unary_unary_rpc_method_handler(
@@ -162,6 +180,33 @@ class TimelineService:
             target,
             '/chirp.v1.TimelineService/GetHomeTimeline',
             chirp_dot_v1_dot_timeline__pb2.GetHomeTimelineRequest.SerializeToString,
+            chirp_dot_v1_dot_timeline__pb2.GetHomeTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFeed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TimelineService/GetFeed',
+            chirp_dot_v1_dot_timeline__pb2.GetFeedRequest.SerializeToString,
             chirp_dot_v1_dot_timeline__pb2.GetHomeTimelineResponse.FromString,
             options,
             channel_credentials,

@@ -37,6 +37,10 @@ class TimelineServiceStub:
     """Gets a page of the caller's home timeline, newest first: the tweets of the followed accounts
     and the caller's own, exactly as the visibility rules define it, whatever way they came.
     """
+    GetFeed: _grpc.UnaryUnaryMultiCallable[_timeline_pb2.GetFeedRequest, _timeline_pb2.GetHomeTimelineResponse]
+    """Gets a page of the caller's home timeline: GetHomeTimeline in its short form. Fails with NOT_YOURS
+    where `user_id` is not the caller.
+    """
     CountNewer: _grpc.UnaryUnaryMultiCallable[_timeline_pb2.CountNewerRequest, _timeline_pb2.CountNewerResponse]
     """Counts the entries of the caller's home timeline that are newer than a tweet, up to 800."""
     ExplainHomeTimeline: _grpc.UnaryUnaryMultiCallable[_timeline_pb2.ExplainHomeTimelineRequest, _timeline_pb2.ExplainHomeTimelineResponse]
@@ -59,6 +63,10 @@ class TimelineServiceAsyncStub(TimelineServiceStub):
     GetHomeTimeline: _aio.UnaryUnaryMultiCallable[_timeline_pb2.GetHomeTimelineRequest, _timeline_pb2.GetHomeTimelineResponse]  # type: ignore[assignment]
     """Gets a page of the caller's home timeline, newest first: the tweets of the followed accounts
     and the caller's own, exactly as the visibility rules define it, whatever way they came.
+    """
+    GetFeed: _aio.UnaryUnaryMultiCallable[_timeline_pb2.GetFeedRequest, _timeline_pb2.GetHomeTimelineResponse]  # type: ignore[assignment]
+    """Gets a page of the caller's home timeline: GetHomeTimeline in its short form. Fails with NOT_YOURS
+    where `user_id` is not the caller.
     """
     CountNewer: _aio.UnaryUnaryMultiCallable[_timeline_pb2.CountNewerRequest, _timeline_pb2.CountNewerResponse]  # type: ignore[assignment]
     """Counts the entries of the caller's home timeline that are newer than a tweet, up to 800."""
@@ -85,6 +93,16 @@ class TimelineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_timeline_pb2.GetHomeTimelineResponse, _abc.Awaitable[_timeline_pb2.GetHomeTimelineResponse]]:
         """Gets a page of the caller's home timeline, newest first: the tweets of the followed accounts
         and the caller's own, exactly as the visibility rules define it, whatever way they came.
+        """
+
+    @_abc_1.abstractmethod
+    def GetFeed(
+        self,
+        request: _timeline_pb2.GetFeedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_timeline_pb2.GetHomeTimelineResponse, _abc.Awaitable[_timeline_pb2.GetHomeTimelineResponse]]:
+        """Gets a page of the caller's home timeline: GetHomeTimeline in its short form. Fails with NOT_YOURS
+        where `user_id` is not the caller.
         """
 
     @_abc_1.abstractmethod

@@ -200,6 +200,66 @@ class CreateTweetRequest(_message.Message):
 Global___CreateTweetRequest: _TypeAlias = CreateTweetRequest  # noqa: Y015
 
 @_typing.final
+class PostTweetRequest(_message.Message):
+    """The request of TweetService.PostTweet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.int
+    """Required. The caller."""
+    content: _builtins.str
+    """Required. 1 to 280 code points after NFC; something to see; no NUL."""
+    @_builtins.property
+    def media(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Optional. At most 4 http or https URLs of at most 2,048 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.int = ...,
+        content: _builtins.str = ...,
+        media: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "media", b"media", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PostTweetRequest: _TypeAlias = PostTweetRequest  # noqa: Y015
+
+@_typing.final
+class PostTweetResponse(_message.Message):
+    """The answer of TweetService.PostTweet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TWEET_ID_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    tweet_id: _builtins.int
+    """Output only. The new tweet's id."""
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When it was created."""
+
+    def __init__(
+        self,
+        *,
+        tweet_id: _builtins.int = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp", "tweet_id", b"tweet_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PostTweetResponse: _TypeAlias = PostTweetResponse  # noqa: Y015
+
+@_typing.final
 class GetTweetRequest(_message.Message):
     """The request of TweetService.GetTweet."""
 

@@ -40,6 +40,11 @@ class TweetServiceStub:
                 request_serializer=chirp_dot_v1_dot_tweet__pb2.CreateTweetRequest.SerializeToString,
                 response_deserializer=chirp_dot_v1_dot_tweet__pb2.Tweet.FromString,
                 _registered_method=True)
+        self.PostTweet = channel.unary_unary(
+                '/chirp.v1.TweetService/PostTweet',
+                request_serializer=chirp_dot_v1_dot_tweet__pb2.PostTweetRequest.SerializeToString,
+                response_deserializer=chirp_dot_v1_dot_tweet__pb2.PostTweetResponse.FromString,
+                _registered_method=True)
         self.GetTweet = channel.unary_unary(
                 '/chirp.v1.TweetService/GetTweet',
                 request_serializer=chirp_dot_v1_dot_tweet__pb2.GetTweetRequest.SerializeToString,
@@ -100,6 +105,14 @@ class TweetServiceServicer:
         """Creates a tweet, a reply or a quote. Stands in the author's own home timeline when the call
         returns. The same `request_id` by the same author answers the tweet that it made before.
         Fails with TWEET_NOT_FOUND where `reply_to` or `quote_of` names none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PostTweet(self, request, context):
+        """Creates a plain tweet: CreateTweet in its short form. Fails with NOT_YOURS where `user_id` is not
+        the caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,6 +202,11 @@ def add_TweetServiceServicer_to_server(servicer, server):
                     request_deserializer=chirp_dot_v1_dot_tweet__pb2.CreateTweetRequest.FromString,
                     response_serializer=chirp_dot_v1_dot_tweet__pb2.Tweet.SerializeToString,
             ),
+            'PostTweet': grpc.unary_unary_rpc_method_handler(
+                    servicer.PostTweet,
+                    request_deserializer=chirp_dot_v1_dot_tweet__pb2.PostTweetRequest.FromString,
+                    response_serializer=chirp_dot_v1_dot_tweet__pb2.PostTweetResponse.SerializeToString,
+            ),
             'GetTweet': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTweet,
                     request_deserializer=chirp_dot_v1_dot_tweet__pb2.GetTweetRequest.FromString,
@@ -268,6 +286,33 @@ class TweetService:
             '/chirp.v1.TweetService/CreateTweet',
             chirp_dot_v1_dot_tweet__pb2.CreateTweetRequest.SerializeToString,
             chirp_dot_v1_dot_tweet__pb2.Tweet.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PostTweet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chirp.v1.TweetService/PostTweet',
+            chirp_dot_v1_dot_tweet__pb2.PostTweetRequest.SerializeToString,
+            chirp_dot_v1_dot_tweet__pb2.PostTweetResponse.FromString,
             options,
             channel_credentials,
             insecure,

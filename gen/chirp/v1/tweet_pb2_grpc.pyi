@@ -38,6 +38,10 @@ class TweetServiceStub:
     returns. The same `request_id` by the same author answers the tweet that it made before.
     Fails with TWEET_NOT_FOUND where `reply_to` or `quote_of` names none.
     """
+    PostTweet: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.PostTweetRequest, _tweet_pb2.PostTweetResponse]
+    """Creates a plain tweet: CreateTweet in its short form. Fails with NOT_YOURS where `user_id` is not
+    the caller.
+    """
     GetTweet: _grpc.UnaryUnaryMultiCallable[_tweet_pb2.GetTweetRequest, _tweet_pb2.Tweet]
     """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it, or the original of a retweet,
     was deleted.
@@ -79,6 +83,10 @@ class TweetServiceAsyncStub(TweetServiceStub):
     """Creates a tweet, a reply or a quote. Stands in the author's own home timeline when the call
     returns. The same `request_id` by the same author answers the tweet that it made before.
     Fails with TWEET_NOT_FOUND where `reply_to` or `quote_of` names none.
+    """
+    PostTweet: _aio.UnaryUnaryMultiCallable[_tweet_pb2.PostTweetRequest, _tweet_pb2.PostTweetResponse]  # type: ignore[assignment]
+    """Creates a plain tweet: CreateTweet in its short form. Fails with NOT_YOURS where `user_id` is not
+    the caller.
     """
     GetTweet: _aio.UnaryUnaryMultiCallable[_tweet_pb2.GetTweetRequest, _tweet_pb2.Tweet]  # type: ignore[assignment]
     """Gets a tweet. Open. Fails with TWEET_NOT_FOUND, also where it, or the original of a retweet,
@@ -124,6 +132,16 @@ class TweetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a tweet, a reply or a quote. Stands in the author's own home timeline when the call
         returns. The same `request_id` by the same author answers the tweet that it made before.
         Fails with TWEET_NOT_FOUND where `reply_to` or `quote_of` names none.
+        """
+
+    @_abc_1.abstractmethod
+    def PostTweet(
+        self,
+        request: _tweet_pb2.PostTweetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tweet_pb2.PostTweetResponse, _abc.Awaitable[_tweet_pb2.PostTweetResponse]]:
+        """Creates a plain tweet: CreateTweet in its short form. Fails with NOT_YOURS where `user_id` is not
+        the caller.
         """
 
     @_abc_1.abstractmethod
