@@ -26,9 +26,10 @@ from grpc_reflection.v1alpha import reflection
 
 from mesh import logs, rpc, tls, vitals, work
 from mesh import settings as settings_module
+from mesh.door import Verifier
 from mesh.files import LOOK_S
 from mesh.metrics import Collector
-from mesh.rpc import BoundService, Verifier
+from mesh.rpc import BoundService
 from mesh.settings import Settings
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # of an answer, and what clients take

@@ -2,7 +2,7 @@
 
 gRPC cancels the task of a call whose caller has gone, or whose deadline has passed. A caller that
 named no deadline, or a longer one than `mesh/deadlines.py` allows, is answered DEADLINE_EXCEEDED,
-and the task cancelled, by `Work.watch`: a look at the running calls now and then costs a call much
+and the task cancelled, by `watch`: a look at the running calls now and then costs a call much
 less than a timer of its own would.
 
 Whatever cancels it, the work ends where it waits: psycopg has PostgreSQL end the statement and

@@ -138,8 +138,8 @@ class GroupCommit:
         try:
             outcomes = await writing
         except asyncio.CancelledError:
-            if not writing.cancelled():
-                raise
+            if waiting:
+                raise  # the process ends
             return
         except (psycopg.DataError, psycopg.IntegrityError):
             # One of them cannot be stored; nothing is. Alone, each gets an answer of its own.

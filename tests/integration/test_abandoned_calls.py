@@ -1,6 +1,8 @@
 """What still runs when callers have gone: nothing of theirs, down to the statement."""
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -14,6 +16,7 @@ from chirp.v1 import timeline_pb2, tweet_pb2
 from psycopg import sql
 
 from mesh.settings import Settings
+from storage import database
 from tests.integration.accounts import Account
 from tests.world import World, open_world
 
@@ -170,3 +173,20 @@ async def test_nothing_runs_on_for_callers_whose_deadline_passed(world: World) -
     assert seen
     assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
     await nothing_was_done_and_all_goes_on(world, users, tweet)
+
+
+async def test_nothing_runs_on_for_a_process_that_died(world: World) -> None:
+    async with locked(world, "likes") as waiting, database.open_pool(world.settings) as pool:
+        connection = await pool.getconn()
+        running = asyncio.create_task(connection.execute("SELECT FROM likes"))
+        await until(waiting, lambda count: count > 0, DEADLINE_S)
+
+        # As the kernel does to a process that was killed.
+        with socket.socket(fileno=os.dup(connection.fileno())) as its_own:
+            its_own.shutdown(socket.SHUT_RDWR)
+
+        looks_s = database.CLIENT_CHECK_MS / 1000
+        await until(waiting, lambda count: count == 0, looks_s + GONE_WITHIN_S)
+        with pytest.raises(psycopg.OperationalError):
+            await running
+        await pool.putconn(connection)
