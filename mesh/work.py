@@ -81,7 +81,8 @@ class _Caller:
 
     def remaining_s(self) -> float | None:
         """See deadlines.Caller."""
-        own_s, allowed_s = self._context.time_remaining(), self._running.allowed_s
+        own_s = cast("float | None", self._context.time_remaining())  # None where none was named
+        allowed_s = self._running.allowed_s
         if allowed_s is None:
             return own_s
         allowed_s -= time.monotonic() - self._since

@@ -20,7 +20,7 @@ from storage import database
 from tests.integration.accounts import Account
 from tests.world import World, open_world
 
-CALLS = 20  # more than a pool has connections: some wait for one
+CALLS = 12  # more than a pool has connections: some wait for one
 GONE_WITHIN_S = 1.0
 DEADLINE_S = 20.0
 

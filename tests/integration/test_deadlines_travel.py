@@ -2,7 +2,7 @@
 what its method may take."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import grpc
@@ -26,7 +26,7 @@ Response = user_pb2.ResolveUsernamesResponse
 class Servicer:
     """Answers UserDirectoryService by a function."""
 
-    def __init__(self, answer: Callable[[], Coroutine[None, None, Response]]) -> None:
+    def __init__(self, answer: Callable[[], Awaitable[Response]]) -> None:
         self._answer = answer
 
     async def ResolveUsernames(self, request: Request, call: Call) -> Response:
@@ -46,7 +46,7 @@ async def told_remaining() -> Response:
 
 @asynccontextmanager
 async def answering(
-    settings: Settings, answer: Callable[[], Coroutine[None, None, Response]]
+    settings: Settings, answer: Callable[[], Awaitable[Response]]
 ) -> AsyncGenerator[str]:
     descriptor = user_pb2.DESCRIPTOR.services_by_name["UserDirectoryService"]
     bound = rpc.bind(descriptor, Servicer(answer), TokenVerifier(settings))
