@@ -7,7 +7,7 @@ import hmac
 from domain import address
 from mesh import keys
 from mesh.files import Watch
-from mesh.rpc import Metadata
+from mesh.requests import Metadata
 from mesh.settings import Settings
 
 SECRET_HEADER = "x-chirp-gateway"  # noqa: S105 - the name of a header

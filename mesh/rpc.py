@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import grpc
 from google.protobuf import descriptor, message_factory
@@ -20,40 +20,22 @@ from domain.errors import (
     ChirpError,
     DeadlineExceeded,
     InvalidArgument,
-    ServicesOnly,
     Unauthenticated,
 )
 from domain.ids import UserId
 from mesh import errors, requests, tls, traces
-from mesh.access import CALLERS, KINDS, RULES, Access
 from mesh.calls import Calls
-from mesh.rates import Admit, Rates
+from mesh.door import Door, Verifier
+from mesh.rates import Rates
+from mesh.requests import Metadata
 from mesh.streams import Answers, Frames, Gone, OpenStream, Streams, TooSlow
 from mesh.tokens import Claims
+from mesh.work import Running
 
-BEARER = "Bearer "
 ABORT_S = 0.1
-ANONYMOUS = Claims(None, 0, "", 0.0)
-
-Metadata = tuple[tuple[str, str | bytes], ...]
+LATE = "the call took too long"
 
 log = logging.getLogger(__name__)
-
-
-class Verifier(Protocol):
-    """Says who calls: a `TokenVerifier`, or one that also asks whether sessions stand."""
-
-    def known(self, token: str) -> Claims | None:
-        """Returns who calls, where that is certain without waiting for anything."""
-        ...
-
-    async def admit(self, token: str) -> Claims:
-        """Returns who calls; raises Unauthenticated where the token is not, or no longer, good."""
-        ...
-
-    def look(self) -> None:
-        """Follows the keys; called every few seconds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +83,8 @@ class BoundService:
     """By whom its callers are known."""
     calls: Sequence[Calls] = ()
     """What became of the calls of each method."""
+    running: Sequence[Running] = ()
+    """The calls that it works on, by method."""
 
 
 def bind(
@@ -124,11 +108,13 @@ def bind(
     servicers = cast("tuple[object, ...]", servicer if isinstance(servicer, tuple) else (servicer,))
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     calls: list[Calls] = []
+    methods: list[Running] = []
     for method in service.methods:
         path = f"/{service.full_name}/{method.name}"
         bound = _method(servicers, method.name)
         if traces.enabled() and not method.server_streaming:
             bound = traces.served(path, cast(Method, bound))
+        methods.append(running := Running(path))
         if method.server_streaming:
             assert streams is not None, f"{path} is a stream: bind it with the process's Streams"
             kind: Any = grpc.unary_stream_rpc_method_handler
@@ -139,11 +125,13 @@ def bind(
                 _parser(method.input_type),
                 streams,
                 Frames(method.output_type),
+                running,
             )
         else:
             kind = grpc.unary_unary_rpc_method_handler
             door = Door(path, verifier, rates)
-            answer = _answering(path, cast(Method, bound), door, _parser(method.input_type))
+            parse = _parser(method.input_type)
+            answer = _answering(path, cast(Method, bound), door, parse, running)
         calls.append(Calls(service.name, method.name, streams=method.server_streaming))
         handlers[method.name] = kind(
             calls[-1].counting(answer),
@@ -157,71 +145,13 @@ def bind(
         is_ready,
         verifier,
         calls,
+        methods,
     )
-
-
-class Door:
-    """Lets callers of one method in, or not. Raises KeyError where no table knows the method."""
-
-    __slots__ = ("_admit", "_callers", "_rule", "_verifier")
-
-    def __init__(self, path: str, verifier: Verifier, rates: Rates | None) -> None:
-        self._rule = RULES[path]
-        self._verifier = verifier
-        of_services = self._rule is Access.SERVICE
-        self._callers: frozenset[str] = CALLERS[path] if of_services else frozenset()
-        kind = None if of_services else KINDS[path]
-        self._admit: Admit | None = None
-        if rates is not None and kind is not None:
-            self._admit = rates.gate(kind)
-
-    async def enter(self, metadata: Metadata) -> Claims:
-        """Returns who calls. Raises Unauthenticated or ServicesOnly where the rule forbids it, and
-        RateLimited where the caller did so too often."""
-        for key, value in metadata:
-            if key == "authorization":
-                text = value if isinstance(value, str) else value.decode("latin-1")
-                if not text.startswith(BEARER):
-                    raise Unauthenticated("the authorization header must be `Bearer <token>`")
-                token = text[len(BEARER) :]
-                claims = self._verifier.known(token)
-                if claims is None:
-                    claims = await self._verifier.admit(token)
-                self._check(claims)
-                if claims.service:
-                    _check_peer(claims.service)
-                # Session 0: a service, or what an operator signed with the private key.
-                if self._admit is not None and claims.session_id:
-                    waiting = self._admit(cast(UserId, claims.user_id))
-                    if waiting is not None:
-                        await waiting
-                return claims
-        if self._rule is not Access.OPEN:
-            raise Unauthenticated("this method needs an access token")
-        return ANONYMOUS
-
-    def _check(self, claims: Claims) -> None:
-        if self._rule is Access.OPEN:
-            return
-        if self._rule is Access.SERVICE:
-            if not claims.service:
-                raise ServicesOnly("this method is for Chirp's own services")
-            if claims.service not in self._callers:
-                raise ServicesOnly("this method is for other services")
-        elif claims.user_id is None:
-            raise Unauthenticated("this method needs a user's access token")
 
 
 async def refuse_peer(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
     """Ends the call of somebody whose certificate is none of Chirp's."""
     return await _abort(context, Unauthenticated(tls.REFUSED))
-
-
-def _check_peer(service: str) -> None:
-    # A token that got out is of no use without the private key of the service's certificate.
-    peer = tls.PEER.get()
-    if peer is not None and peer != service:
-        raise Unauthenticated("the access token is not of the service whose certificate this is")
 
 
 def _method(servicers: tuple[object, ...], name: str) -> object:
@@ -241,15 +171,24 @@ def _parser(kind: descriptor.Descriptor) -> Callable[[bytes], Message]:
     return parsed
 
 
-def _answering(path: str, method: Method, door: Door, parse: Callable[[bytes], Message]) -> Any:
+def _answering(
+    path: str, method: Method, door: Door, parse: Callable[[bytes], Message], running: Running
+) -> Any:
     async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        task = running.begin(context)
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())
             requests.begin(metadata)
             claims = await door.enter(metadata)
             return await method(parse(request), Call(claims, None, metadata))
+        except asyncio.CancelledError:
+            if not running.was_late(task):
+                raise  # there is nobody to tell
+            known = DeadlineExceeded(LATE)
         except Exception as error:  # noqa: BLE001 - the one table of errors takes them all
             known = errors.translate(error, path)
+        finally:
+            running.end(task)
         return await _abort(context, known)
 
     return answer
@@ -262,8 +201,10 @@ def _streaming(
     parse: Callable[[bytes], Message],
     streams: Streams,
     frames: Frames,
+    running: Running,
 ) -> Any:
     async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        running.attend(context)
         stream = OpenStream(context, frames)
         try:
             metadata = cast(Metadata, context.invocation_metadata() or ())

@@ -24,12 +24,13 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from mesh import logs, rpc, tls, traces, vitals
+from mesh import logs, rpc, tls, traces, vitals, work
 from mesh import settings as settings_module
+from mesh.door import Verifier
 from mesh.files import LOOK_S
 from mesh.intake import Bounded, Intake
 from mesh.metrics import Collector
-from mesh.rpc import BoundService, Verifier
+from mesh.rpc import BoundService
 from mesh.settings import Settings
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # of an answer, and what clients take
@@ -151,7 +152,9 @@ async def serving(
         # From the first moment: who waits for a process must not meet one that is not ready.
         ready = is_ready is None or is_ready()
         await health_servicer.set(name, SERVING if ready else NOT_SERVING)
-    loops = [asyncio.create_task(each.beat()) for each in streams]
+    methods = [running for service in services for running in service.running]
+    loops = [asyncio.create_task(work.watch(methods, settings.deadline_factor))]
+    loops += [asyncio.create_task(each.beat()) for each in streams]
     verifiers = {service.verifier for service in services if service.verifier is not None}
     loops += [asyncio.create_task(_follow_keys(each)) for each in verifiers]
     loops += [

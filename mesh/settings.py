@@ -21,6 +21,8 @@ def _checked_rate(text: str) -> str:
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Rate = Annotated[str, AfterValidator(_checked_rate)]
+Target = Annotated[str, Field(pattern=r"^(dns:///[^\s,/]+:\d+|ipv4:[\d.]+:\d+(,[\d.]+:\d+)*)$")]
+"""What gRPC finds all replicas by, so that calls go to each in turn: a name, or their addresses."""
 
 
 class Settings(BaseSettings):
@@ -75,18 +77,18 @@ class Settings(BaseSettings):
     eventlog_url: str = "redis://127.0.0.1:6380/0"
     """Valkey for the event log; must not evict, keeps an append-only file."""
 
-    # Where the other servers are: gRPC targets such as dns:///tweet-server:50051
-    tweet_target: str = "dns:///127.0.0.1:50051"
+    # Where the other servers are: dns:///tweet-server:50051, or ipv4: and the addresses of all
+    tweet_target: Target = "dns:///127.0.0.1:50051"
     """TweetService and TweetRecordService."""
-    graph_target: str = "dns:///127.0.0.1:50052"
+    graph_target: Target = "dns:///127.0.0.1:50052"
     """UserService, UserDirectoryService and GraphService."""
-    timeline_target: str = "dns:///127.0.0.1:50053"
+    timeline_target: Target = "dns:///127.0.0.1:50053"
     """TimelineService."""
-    trend_target: str = "dns:///127.0.0.1:50054"
+    trend_target: Target = "dns:///127.0.0.1:50054"
     """TrendService."""
-    trend_count_target: str = "dns:///127.0.0.1:50055"
+    trend_count_target: Target = "dns:///127.0.0.1:50055"
     """TrendCountService, answered by the trend worker."""
-    notification_target: str = "dns:///127.0.0.1:50056"
+    notification_target: Target = "dns:///127.0.0.1:50056"
     """NotificationService."""
 
     # Identity
@@ -213,8 +215,9 @@ class Settings(BaseSettings):
     """Connections to PostgreSQL of one process."""
     database_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """Longest wait for a connection, and longest statement."""
-    call_deadline_s: Annotated[float, Field(gt=0, le=60)] = 2.0
-    """Longest wait of a server for another one."""
+    deadline_factor: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """How much longer than mesh/deadlines.py says calls may take, at servers and between them; for
+    slow machines."""
     valkey_timeout_s: Annotated[float, Field(gt=0)] = 0.5
     """Longest wait for Valkey before a call does without it."""
     concurrent_calls_max: Annotated[int, Field(ge=1)] = 1_000

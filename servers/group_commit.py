@@ -12,7 +12,6 @@ group. What such tweets, and those that refer to others, need is in `TweetServic
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextvars import Context
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -21,6 +20,7 @@ import psycopg
 from domain.errors import Overloaded
 from domain.ids import TweetId, UserId
 from mesh import traces
+from mesh.tasks import for_nobody
 from servers import tweet_writer
 from servers.tweet_writer import AlreadyPosted, Notices, Written
 from storage import outbox, posts, tweets
@@ -74,7 +74,10 @@ class GroupCommit:
     async def write(self, tweet: Plain) -> Written | None:
         """Returns the tweet, committed; None where it has to go alone, because its author's row is
         held or gone, or something is wrong in its group. Raises AlreadyPosted, and what psycopg
-        raises, when it may be committed or not, as with any commit."""
+        raises, when it may be committed or not, as with any commit.
+
+        A caller who goes away takes nothing from the others of the group, and the tweet is stored
+        with them. Once all have gone, the group is rolled back, where it is not committed."""
         if len(self._waiting) >= WAITING_MAX:
             raise Overloaded("too many tweets wait to be stored; try again")
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -104,7 +107,7 @@ class GroupCommit:
 
     def _begin(self) -> None:
         # For whoever comes, and not for the request that it happens to begin with.
-        task = asyncio.create_task(self._write_groups(), context=Context())
+        task = asyncio.create_task(self._write_groups(), context=for_nobody())
         self._writing.add(task)
 
     async def _write_groups(self) -> None:
@@ -123,9 +126,25 @@ class GroupCommit:
     async def _write_and_tell(self, group: Sequence[_Waiting]) -> None:
         authors = {tweet.author for tweet, _ in group}
         self._authors |= authors
+        writing = asyncio.create_task(  # noqa: RUF006 - awaited below
+            self._write_group([tweet for tweet, _ in group])
+        )
+        waiting = len(group)
+
+        def left(_: "asyncio.Future[Outcome]") -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                writing.cancel()  # unless it is done: then they were told, and did not leave
+
+        for _, future in group:
+            future.add_done_callback(left)
         try:
-            with traces.together("group commit", (tweet.trace for tweet, _ in group)):
-                outcomes = await self._write_group([tweet for tweet, _ in group])
+            outcomes = await writing
+        except asyncio.CancelledError:
+            if waiting:
+                raise  # the process ends
+            return
         except (psycopg.DataError, psycopg.IntegrityError):
             # One of them cannot be stored; nothing is. Alone, each gets an answer of its own.
             outcomes = [None] * len(group)
@@ -158,12 +177,13 @@ class GroupCommit:
 
     async def _write_group(self, group: Sequence[Plain]) -> list[Outcome]:
         # In pipeline mode statements leave together: two round trips, one of them with the sync.
-        async with (
-            self._pool.connection() as connection,
-            connection.pipeline(),
-            connection.transaction(),
-        ):
-            return await self._insert(connection, group)
+        with traces.together("group commit", (tweet.trace for tweet in group)):
+            async with (
+                self._pool.connection() as connection,
+                connection.pipeline(),
+                connection.transaction(),
+            ):
+                return await self._insert(connection, group)
 
     async def _insert(self, connection: Connection, group: Sequence[Plain]) -> list[Outcome]:
         """The transaction. The authors' rows are locked first: from there on, ids in the outbox

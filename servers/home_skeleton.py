@@ -25,6 +25,7 @@ from domain import timeline
 from domain.ids import UserId
 from domain.timeline import Page, Viewer, Window
 from mesh.settings import Settings
+from mesh.tasks import Shared
 from servers import home_heads
 from servers.home_counts import HomeCounts
 from servers.home_heads import Heads
@@ -88,7 +89,7 @@ class HomeSkeleton:
         self._length = settings.timeline_length
         self._distance = settings.repeat_distance
         self._merge_max = settings.pulled_merge_max
-        self._rebuilds: dict[tuple[WindowKind, UserId, bytes], asyncio.Task[Window]] = {}
+        self._rebuilds: dict[tuple[WindowKind, UserId, bytes], Shared[Window]] = {}
         self._rebuild_places = asyncio.Semaphore(REBUILDS_MAX)
         self._kept: OrderedDict[UserId, float] = OrderedDict()
         self._kept_max = settings.viewer_cache_max
@@ -263,16 +264,14 @@ class HomeSkeleton:
 
     async def _rebuilt(self, kind: WindowKind, user: UserId, known: Known) -> Window:
         """Step 3: the readers that wait for one window, and know the same of the viewer, share one
-        rebuild of it."""
+        rebuild of it. It stops when the last of them has gone."""
         home = kind is WindowKind.TIMELINE
         key = (kind, user, known.viewer_token if home else b"")
-        task = self._rebuilds.get(key)
-        if task is None:
-            task = asyncio.create_task(self._rebuild(kind, user, known))
-            self._rebuilds[key] = task
-            task.add_done_callback(lambda _: self._rebuilds.pop(key, None))
-        # One reader that goes away must not take the rebuild from the others.
-        return await asyncio.shield(task)
+        shared = self._rebuilds.get(key)
+        if shared is None:
+            shared = Shared(self._rebuild(kind, user, known), lambda: self._rebuilds.pop(key, None))
+            self._rebuilds[key] = shared
+        return await shared.wait()
 
     async def _rebuild(self, kind: WindowKind, user: UserId, known: Known) -> Window:
         async with self._rebuild_places:
@@ -280,7 +279,13 @@ class HomeSkeleton:
             mark = await self._timelines.begin_rebuild(
                 kind, user, viewer_token=known.viewer_token if home else None
             )
-            snapshot = await self._snapshot(user, known, home=home)
+            try:
+                snapshot = await self._snapshot(user, known, home=home)
+            except BaseException:
+                if mark is not None:
+                    # Or nobody could rebuild it while the mark lives.
+                    await self._timelines.abandon_rebuild(kind, user, mark)
+                raise
             if mark is not None:
                 await self._timelines.commit_rebuild(kind, user, mark, snapshot)
             return snapshot

@@ -21,7 +21,7 @@ from domain.rate import Limit, whole_seconds
 from mesh import catalogue
 from mesh.client_address import ClientAddresses
 from mesh.metrics import Sample
-from mesh.rpc import Metadata
+from mesh.requests import Metadata
 from mesh.settings import Settings
 from storage.signins import AWAY, Quota, SignInStore
 

@@ -9,6 +9,7 @@ from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 
 from domain.ids import UserId, minted_at_ms
 from domain.timeline import Viewer
+from mesh.tasks import for_nobody
 from servers.tweet_presenter import Marks
 
 # Marks are at most so old anywhere; so a tweet that is younger has none that must be shown.
@@ -56,7 +57,8 @@ class StreamMarks:
         answer = self._answers.get(key)
         if answer is None or user not in answer.users or _is_old(answer):
             users = frozenset((user, *others))
-            answer = _Answer(users, asyncio.create_task(self._ask(users, list(key))))
+            asked = asyncio.create_task(self._ask(users, list(key)), context=for_nobody())
+            answer = _Answer(users, asked)
             answer.asked.add_done_callback(lambda task: task.cancelled() or task.exception())
             self._keep(key, answer)
         # One stream that ends must not take the answer from the others.

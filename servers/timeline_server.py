@@ -37,6 +37,7 @@ from storage.rates import RateStore
 from storage.timelines import TimelineStore
 
 NAME = "timeline_server"
+BEGIN_S = 2.0  # a stream waits so long for a server that has just started
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             marks=StreamMarks(to_records),
             feed=feed,
             partitions=event_log.partitions,
-            begin_s=settings.call_deadline_s,
+            begin_s=BEGIN_S * settings.deadline_factor,
         )
         tail.prepare(streaming.prepare)
         tail.listen(streaming.on_seen, streaming.on_begin)

@@ -16,16 +16,20 @@ from collections.abc import Sequence
 
 from domain import fanout
 from domain.ids import UserId
+from mesh import deadlines
 from mesh.settings import Settings
 from storage.timelines import Keys, WindowKind
 from storage.valkey import Valkey
 
+FOLLOWERS = "/chirp.v1.FollowerDirectoryService/ListFollowerIds"
 KEYS_PER_CALL = 1_000  # holds Valkey for about a millisecond; even: pairs stay together
 
 
 def settle_s(settings: Settings) -> float:
     """Returns the longest that an answer may be under way to fan-out, and its storing."""
-    return settings.call_deadline_s + 1
+    asked_s = deadlines.RULES[FOLLOWERS].deadline_s
+    assert asked_s is not None, "no stream"
+    return asked_s * settings.deadline_factor + 1
 
 
 async def drop(valkey: Valkey, settings: Settings, accounts: Sequence[int]) -> None:

@@ -1,5 +1,12 @@
-"""PostgreSQL: bounded pools and forward-only migrations."""
+"""PostgreSQL: bounded pools and forward-only migrations.
 
+Where a task is cancelled while its statement runs, psycopg has PostgreSQL cancel the statement,
+waits until it ended, and rolls back; the connection is good again. Two things get lost on that way,
+and are mended here: a cancellation of the statement that arrives before the statement, and one of
+the task in the turn of the event loop in which it gets its connection.
+"""
+
+import asyncio
 import importlib.resources
 import re
 from collections import Counter
@@ -15,12 +22,54 @@ from psycopg_pool import AsyncConnectionPool
 from mesh import catalogue, traces
 from mesh.metrics import Sample
 from mesh.settings import Settings
+from mesh.tasks import losing_no_cancellation
 
 Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
 MIGRATION_LOCK = 0x43686972  # "Chir": one process migrates at a time
 POOL_WAITING_MAX = 256  # callers that may wait for a connection; one more is refused at once
+CANCEL_FIRST_S, CANCEL_S = 0.01, 5.0
+# Of a process that was killed while it waited: the statement must not run on for nobody.
+CLIENT_CHECK_MS = 1_000
+
+
+class _Connection(psycopg.AsyncConnection[TupleRow]):
+    async def cancel_safe(self, *, timeout: float = CANCEL_S) -> None:  # noqa: ASYNC109 - psycopg's
+        """Requests the end of the running statement, again and again until PostgreSQL answers."""
+        rest_s = CANCEL_FIRST_S
+        while timeout > 0:
+            await super().cancel_safe(timeout=timeout)
+            if await self._answers(rest_s):
+                return
+            timeout -= rest_s
+            rest_s *= 2
+
+    async def _answers(self, within_s: float) -> bool:
+        """Whether something comes from PostgreSQL. Nobody else reads: the task was cancelled."""
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.pgconn.socket, readable.set)
+        try:
+            async with asyncio.timeout(within_s):
+                return await readable.wait()
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(self.pgconn.socket)
+
+
+class _Pool(AsyncConnectionPool[Connection]):
+    async def getconn(self, timeout: float | None = None) -> Connection:  # noqa: ASYNC109 - likewise
+        """As psycopg_pool's, which loses a cancellation now and then: see mesh/tasks.py."""
+        connection = None
+        try:
+            with losing_no_cancellation():
+                connection = await super().getconn(timeout)
+        except asyncio.CancelledError:
+            if connection is not None:
+                await self.putconn(connection)
+            raise
+        return connection
 
 
 @asynccontextmanager
@@ -32,8 +81,9 @@ async def open_pool(settings: Settings, *, size_max: int | None = None) -> Async
         if traces.enabled():
             connection.cursor_factory = _TracedCursor
 
-    pool: Pool = AsyncConnectionPool(
+    pool = _Pool(
         settings.database_url,
+        connection_class=_Connection,
         min_size=1,
         max_size=size_max or settings.database_pool_max,
         timeout=settings.database_timeout_s,
@@ -41,7 +91,8 @@ async def open_pool(settings: Settings, *, size_max: int | None = None) -> Async
         configure=configure,
         check=None,
         kwargs={
-            "options": f"-c statement_timeout={int(settings.database_timeout_s * 1000)}",
+            "options": f"-c statement_timeout={int(settings.database_timeout_s * 1000)}"
+            f" -c client_connection_check_interval={CLIENT_CHECK_MS}",
             "application_name": "chirp",
             "connect_timeout": 5,
             "prepare_threshold": 2,

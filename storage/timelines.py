@@ -25,7 +25,7 @@ from domain import fanout
 from domain.ids import TweetId, UserId
 from domain.timeline import Entry, Window
 from mesh.settings import Settings
-from storage.valkey import Valkey
+from storage.valkey import Valkey, best_effort
 from storage.valkey_connection import Command
 from storage.windows import ENTRY_BYTES, MARK_ID, decode, encode, encode_all
 
@@ -184,6 +184,15 @@ class TimelineStore:
             newest = snapshot.entries[0][0] if snapshot.entries else 0
             await self._valkey.set(self.keys.built(user), newest, ex=keep_s)
         return answer == 1
+
+    async def abandon_rebuild(self, kind: WindowKind, user: UserId, mark: bytes) -> None:
+        """Takes a mark away whose rebuild failed or was stopped; what was pushed behind it is in
+        PostgreSQL, for the next one. Where this fails, the mark ends by itself."""
+        window = self.keys.window(kind, user)
+        await best_effort(
+            "taking a rebuild's mark away",
+            self._function("chirp_abandon_rebuild", [window], [mark]),
+        )
 
     async def ensure_token(self, key: str) -> bytes:
         """Returns the token under a key, setting one where there is none.

@@ -1,7 +1,8 @@
 """Connections to Valkey by redis-py: for every call that is not on the hot path."""
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from mesh.settings import Settings
+from mesh.tasks import losing_no_cancellation
 from storage import valkey_cluster
 from storage.valkey_connection import tls_context
 
@@ -40,11 +42,27 @@ class _Packing:
         return [hiredis.pack_command((*name.split(), *rest))]
 
 
-class _Connection(_Packing, redis.asyncio.Connection):
+class _Stopping(redis.asyncio.Connection):
+    """redis-py sends by asyncio.wait_for, which loses cancellations (see mesh/tasks.py): a call
+    whose caller has gone would go on."""
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        """As redis-py's."""
+        try:
+            with losing_no_cancellation():
+                await super().send_packed_command(command, check_health)
+        except asyncio.CancelledError:
+            await self.disconnect(nowait=True)  # nobody will read the answer
+            raise
+
+
+class _Connection(_Packing, _Stopping):
     pass
 
 
-class _TlsConnection(_Packing, redis.asyncio.SSLConnection):
+class _TlsConnection(_Packing, _Stopping, redis.asyncio.SSLConnection):
     """redis-py would trust the system's authorities, too, and hold up the loop while it reads them
     for each connection."""
 

@@ -85,7 +85,7 @@ def backing() -> Iterator[Settings]:
             drain_grace_s=1,
             outbox_poll_ms=5,
             # A busy machine is no failure: tests say what is right, benches how fast it is.
-            call_deadline_s=20,
+            deadline_factor=10,
             database_timeout_s=20,
             # Tests do in seconds what people do in days. Those of the limits turn them on.
             rate_limits=False,

@@ -174,7 +174,16 @@ local function commit_rebuild(keys, argv)
   return 1
 end
 
+-- abandon_rebuild: takes the mark of a rebuild away that will not be committed, and what waits
+-- behind it.   KEYS 1 window   ARGV 1 mark   Returns 1, or 0 where the mark is gone.
+local function abandon_rebuild(keys, argv)
+  if call('LINDEX', keys[1], 0) ~= argv[1] then return 0 end
+  call('DEL', keys[1])
+  return 1
+end
+
 server.register_function('chirp_push_own', ready(push_own))
 server.register_function('chirp_remove_own', ready(remove_own))
 server.register_function('chirp_begin_rebuild', ready(begin_rebuild))
 server.register_function('chirp_commit_rebuild', ready(commit_rebuild))
+server.register_function('chirp_abandon_rebuild', ready(abandon_rebuild))

@@ -40,7 +40,7 @@ class ChirpUp:
                     "CHIRP_PORT": str(port),
                     "CHIRP_SAMPLE": "0",
                     # A busy machine is no failure.
-                    "CHIRP_CALL_DEADLINE_S": "4",
+                    "CHIRP_DEADLINE_FACTOR": "2",
                     **environment,
                 },
                 stdin=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from chirp.v1 import timeline_pb2, timeline_pb2_grpc
 
-from mesh import clients
+from mesh import clients, deadlines
 from mesh.settings import Settings
 
 DEADLINE_S = 0.4
@@ -37,7 +37,9 @@ async def stub() -> AsyncGenerator["timeline_pb2_grpc.TimelineServiceAsyncStub"]
     server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    settings = Settings(call_deadline_s=DEADLINE_S)
+    own_s = deadlines.RULES[f"/{SERVICE}/CountNewer"].deadline_s
+    assert own_s is not None
+    settings = Settings(deadline_factor=DEADLINE_S / own_s)
     async with clients.channel(settings, f"dns:///127.0.0.1:{port}", SERVICE) as channel:
         yield Stub(channel)
     await server.stop(None)
@@ -70,4 +72,13 @@ def test_the_service_config_sets_no_timeout_because_grpc_lets_it_end_early():
     (method,) = json.loads(clients.service_config(SERVICE))["methodConfig"]
 
     assert "timeout" not in method
-    assert method["name"] == [{"service": SERVICE}]
+    assert {"service": SERVICE, "method": "CountNewer"} in method["name"]
+
+
+def test_only_reads_are_repeated_by_grpc():
+    (method,) = json.loads(clients.service_config("chirp.v1.TweetService"))["methodConfig"]
+    names = {name["method"] for name in method["name"]}
+
+    assert names == {
+        "GetTweet", "GetThread", "ListLikers", "ListRetweeters", "BatchGetTweets"
+    }  # fmt: skip

@@ -213,7 +213,7 @@ async def test_replies_of_somebody_whom_many_follow_at_once_do_not_wait_for_each
     settings: Settings,
 ):
     # Both need the author's row, and graph_server has fewer connections than followers wait.
-    few = settings.model_copy(update={"database_pool_max": 2, "call_deadline_s": 10})
+    few = settings.model_copy(update={"database_pool_max": 2, "deadline_factor": 5})
     async with open_world(few) as world:
         author, *fans = await world.accounts.insert(20)
         root = await world.post(fans[0])

@@ -79,7 +79,7 @@ async def test_an_older_entry_that_shows_the_same_is_named(world: World):
 async def test_who_or_what_is_away_is_told(world: World):
     (reader,) = await world.accounts.insert(1)
     nowhere = world.settings.model_copy(
-        update={"timeline_target": "dns:///127.0.0.1:1", "call_deadline_s": 0.3}
+        update={"timeline_target": "dns:///127.0.0.1:1", "deadline_factor": 0.05}
     )
 
     with pytest.raises(LookupError, match="nobody"):
