@@ -32,8 +32,17 @@ START_TIMEOUT_S = 20.0
 TOGETHER = {
     f"tests/e2e/test_{file}.py": stack
     for stack, files in {
-        "shared": ("live", "live_breaks", "main_path", "secrets", "status", "texts", "up"),
-        "unlimited": ("hostile_bytes", "prometheus", "schemathesis"),
+        "shared": (
+            "live",
+            "live_breaks",
+            "main_path",
+            "prometheus",
+            "secrets",
+            "status",
+            "texts",
+            "up",
+        ),
+        "unlimited": ("hostile_bytes", "schemathesis"),
     }.items()
     for file in files
 }
