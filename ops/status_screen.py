@@ -51,19 +51,19 @@ def render(
     height: int | None = None,
     history: Sequence[float] = (),
 ) -> list[str]:
-    """Returns lines of at most `width` letters, and at most `height` of them. `history` are the
-    gateway's rates of the looks before, oldest first."""
+    """Returns lines of at most `width` letters, and at most `height` of them: where there is no
+    room for all, who does not serve comes first. `history` are the gateway's rates of the looks
+    before, oldest first."""
     columns = _fitting(report.rows, width, style)
-    lines = [
-        *_head(report, style, url, history),
-        "",
-        *_table(report.rows, columns, style),
-    ]
-    lines = [_cut(line, width) for line in lines]
+    head = [*_head(report, style, url, history), ""]
+    lines = head + _table(report.rows, columns, style)
+    if height is not None and len(lines) > height:
+        rows = sorted(report.rows, key=lambda row: row.health is Health.SERVING)
+        lines = head + [line for line in _table(rows, columns, style) if line]
     if height is not None and len(lines) > height:
         hidden = len(lines) - height + 1
-        lines = [*lines[: height - 1], _cut(f"... {hidden} more lines: enlarge the window", width)]
-    return lines
+        lines = [*lines[: height - 1], f"... {hidden} more lines: enlarge the window"]
+    return [_cut(line, width) for line in lines]
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -198,7 +198,7 @@ def _line(
     text = f"{style.paint(mark, GREEN if well else RED)} {row.name}"
     text += " " * (name_width - _length(text))
     if row.health is Health.NO_ANSWER:
-        restarts = f", restarted {row.restarts} times" if row.restarts else ""
+        restarts = f" (restarts: {row.restarts})" if row.restarts else ""
         return text + " " * GAP + style.paint(f"{DOWN[row.health]}{restarts}", RED)
     end = name_width
     if not well:

@@ -39,7 +39,7 @@ home p99 12 ms   post to visible p99 -   2.0M events behind   2 dead letters
 ● gateway            2h 5m    412   <0.1%  4.2 ms  41 ms     -        -         0    -   44 MB
 
 ● timeline_server-1  1d 1h    3.2    0.0%  2.0 ms  1.2 s     -       12         1  31%   96 MB
-○ tweet_server-1     NO ANSWER, restarted 3 times
+○ tweet_server-1     NO ANSWER (restarts: 3)
 
 ○ fanout_worker-1    NOT SERVING        -       -      -  2.0M        -         0    -       -
 
@@ -86,12 +86,20 @@ def test_a_narrow_terminal_leaves_out_what_matters_least() -> None:
     assert {"p99", "lag", "restarts"} <= set(titles[2])
 
 
-def test_a_low_terminal_says_that_it_hides_something() -> None:
-    lines = drawn(height=6)
+def test_a_low_terminal_shows_who_does_not_serve_and_says_that_it_hides_others() -> None:
+    lines = drawn(height=8)
 
-    assert len(lines) == 6
-    assert lines[-1] == f"... {len(drawn()) - 5} more lines: enlarge the window"
+    assert len(lines) == 8
+    assert [line.split()[1] for line in lines[5:7]] == ["tweet_server-1", "fanout_worker-1"]
+    assert lines[-1] == "... 3 more lines: enlarge the window"
     assert drawn(height=len(drawn())) == drawn()
+
+
+def test_a_terminal_that_is_a_little_low_leaves_out_what_parts_the_groups() -> None:
+    lines = drawn(height=len(drawn()) - 3)
+
+    assert len(lines) == len(drawn()) - 3
+    assert all(any(row.name in line for line in lines) for row in ROWS)
 
 
 def test_without_colour_there_is_no_escape_and_with_it_every_one_is_closed() -> None:
