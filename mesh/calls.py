@@ -75,8 +75,10 @@ class Calls:
 
 def told(calls: Sequence[Calls]) -> list[Sample]:
     """Returns what is told of all methods of a process."""
+    intakes = {each.intake for each in calls}  # one, or of a worker none
     samples = [
-        Sample(catalogue.RPC_IN_FLIGHT, intake.busy) for intake in {each.intake for each in calls}
+        Sample(catalogue.RPC_IN_FLIGHT, sum(intake.busy for intake in intakes)),
+        Sample(catalogue.RPC_REFUSED, sum(intake.refused for intake in intakes)),
     ]
     return samples + [sample for each in calls for sample in each.samples()]
 

@@ -35,6 +35,13 @@ RPC_SECONDS: Final = Metric(
 RPC_IN_FLIGHT: Final = Metric(
     "chirp_rpc_in_flight", "gauge", "calls", "Unary calls that this process works on now."
 )
+RPC_REFUSED: Final = Metric(
+    "chirp_rpc_refused_total",
+    "counter",
+    "calls",
+    "Unary calls that this process refused before it looked at them, because it worked on as many"
+    " as it may. They are in no other metric of calls.",
+)
 OPEN_STREAMS: Final = Metric(
     "chirp_open_streams", "gauge", "streams", "Server streams that are open in this process."
 )

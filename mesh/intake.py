@@ -22,13 +22,14 @@ _TRAILERS: Final = (*_STATUS.trailing_metadata, *errors.to_headers(_REFUSAL))
 
 
 class Intake:
-    """The unary calls of a process that are under way, and how many may be."""
+    """The unary calls of a process that are under way, how many may be, and who was refused."""
 
-    __slots__ = ("busy", "calls_max")
+    __slots__ = ("busy", "calls_max", "refused")
 
     def __init__(self, calls_max: int) -> None:
         self.calls_max = calls_max
         self.busy = 0
+        self.refused = 0
 
 
 class Bounded(grpc.GenericRpcHandler):
@@ -44,6 +45,7 @@ class Bounded(grpc.GenericRpcHandler):
         intake = self._intake
         if found is None or found.response_streaming or intake.busy < intake.calls_max:
             return found
+        intake.refused += 1
         return _REFUSING
 
 
