@@ -11,12 +11,12 @@ from datetime import timedelta
 import grpc
 import psycopg
 import psycopg_pool
-import redis.exceptions
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from domain import errors
+from mesh.redis_library import redis
 
 DOMAIN = "chirp"
 RETRY_AFTER_S = 1

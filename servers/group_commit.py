@@ -124,7 +124,7 @@ class GroupCommit:
         authors = {tweet.author for tweet, _ in group}
         self._authors |= authors
         try:
-            with traces.under(tweet.trace for tweet, _ in group):
+            with traces.together("group commit", (tweet.trace for tweet, _ in group)):
                 outcomes = await self._write_group([tweet for tweet, _ in group])
         except (psycopg.DataError, psycopg.IntegrityError):
             # One of them cannot be stored; nothing is. Alone, each gets an answer of its own.

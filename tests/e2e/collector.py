@@ -44,7 +44,7 @@ class Collector:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                 headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
-                body = await reader.readexactly(int(headers["content-length"]))
+                body = await _body(reader, headers)
                 assert head.startswith("post /v1/traces ")
                 self._take(gzip.decompress(body) if "content-encoding" in headers else body)
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
@@ -73,6 +73,18 @@ class Collector:
                     )
                     for each in scope.spans
                 ]
+
+
+async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    if "content-length" in headers:
+        return await reader.readexactly(int(headers["content-length"]))
+    assert headers["transfer-encoding"] == "chunked"  # Envoy's way
+    body = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        body += await reader.readexactly(size)
+        await reader.readexactly(2)
+    await reader.readexactly(2)
+    return body
 
 
 @asynccontextmanager

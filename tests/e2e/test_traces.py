@@ -2,13 +2,14 @@
 process of Chirp, and a collector."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
 import pytest_asyncio
+from chirp.v1 import user_pb2
 
 from mesh import traces
 from mesh.settings import Settings
@@ -24,6 +25,7 @@ DEADLINE_S = 20.0
 TEXT = "planted marzipan"
 FORCED = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 CREATE = "chirp.v1.TweetService/CreateTweet"
+GET_ME = "chirp.v1.UserService/GetMe"
 
 
 @dataclass
@@ -34,27 +36,40 @@ class Traced:
     rest: httpx.AsyncClient
     collector: Collector
 
-    async def span(self, name: str, trace_id: str = "", *, but: frozenset[str]) -> Span:
-        """Returns the first span of a name that comes, of another trace than these."""
-        async with asyncio.timeout(DEADLINE_S):
-            while True:
-                for span in self.collector.spans:
-                    wanted = span.trace_id == trace_id if trace_id else span.trace_id not in but
-                    if span.name == name and wanted:
-                        return span
-                await asyncio.sleep(0.05)
+    async def post(self, author: Account, content: str, **headers: str) -> None:
+        """Posts a tweet through the gateway."""
+        answer = await self.rest.post(
+            "/api/tweets", json={"content": content}, headers={**bearer(author), **headers}
+        )
+        assert answer.status_code == 200, answer.text
 
-    @property
-    def known(self) -> frozenset[str]:
-        """The traces that came."""
-        return frozenset(span.trace_id for span in self.collector.spans)
+    async def first(self, is_it: Callable[[Span], bool]) -> Span:
+        """Returns the first span that is the one, once it was sent."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not (found := [span for span in self.collector.spans if is_it(span)]):
+                await asyncio.sleep(0.05)
+        return found[0]
+
+    async def newest(self, name: str, known: int) -> Span:
+        """Returns a span of that name that is not among the first so many."""
+        return await self.first(
+            lambda span: span.name == name and span in self.collector.spans[known:]
+        )
+
+    def chain(self, span: Span) -> list[Span]:
+        """Returns a span and those above it, the root last."""
+        by_id = {each.id: each for each in self.collector.spans if each.trace_id == span.trace_id}
+        found = [span]
+        while found[-1].parent_id:
+            found.append(by_id[found[-1].parent_id])
+        return found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def traced(
     module_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncGenerator[Traced]:
-    folder: Path = tmp_path_factory.mktemp("traces")
+    folder = tmp_path_factory.mktemp("traces")
     async with collecting() as collector:
         settings = module_settings.model_copy(
             update={"traces": collector.url, "traces_sampled": 1.0}
@@ -82,29 +97,15 @@ def bearer(account: Account) -> dict[str, str]:
     return {"authorization": f"Bearer {account.token}"}
 
 
-async def post(traced: Traced, author: Account, content: str, **headers: str) -> httpx.Response:
-    answer = await traced.rest.post(
-        "/api/tweets", json={"content": content}, headers={**bearer(author), **headers}
-    )
-    assert answer.status_code == 200, answer.text
-    return answer
-
-
-def chain(trace: dict[str, Span], span: Span) -> list[Span]:
-    """Returns a span and those above it, the root last."""
-    found = [span]
-    while found[-1].parent_id:
-        found.append(trace[found[-1].parent_id])
-    return found
-
-
 async def streamed(
     traced: Traced, reader: Account, act: Callable[[], Awaitable[object]], text: str
 ) -> None:
     """Does something, and waits until the reader's home stream shows the text."""
     async with (
         asyncio.timeout(DEADLINE_S),
-        traced.rest.stream("GET", "/api/timeline/home:stream", headers=bearer(reader)) as answer,
+        traced.rest.stream(
+            "GET", "/api/timeline/home:stream", params={"access_token": reader.token}
+        ) as answer,
     ):
         lines = answer.aiter_lines()
         await anext(lines)
@@ -119,89 +120,95 @@ async def test_a_post_is_one_trace_from_the_gateway_to_the_stream_that_shows_it(
     author, reader = await traced.chirp.accounts.insert(2)
     await traced.chirp.accounts.follow(reader, author)
 
-    await streamed(traced, reader, lambda: post(traced, author, TEXT), TEXT)
-    shown = await traced.span("home stream", but=frozenset())
-    trace_id = shown.trace_id
-    handled = [
-        await traced.span(f"handle {group}", trace_id, but=frozenset())
-        for group in ("fanout", "notifications", "trends")
-    ]
-    created = await traced.span(CREATE, trace_id, but=frozenset())
-    async with asyncio.timeout(DEADLINE_S):
-        while not any(
-            each.service == "gateway" for each in traced.collector.of_trace(trace_id).values()
-        ):
-            await asyncio.sleep(0.05)
-    await asyncio.sleep(0)
+    await streamed(traced, reader, lambda: traced.post(author, TEXT), TEXT)
+    shown = await traced.first(lambda span: span.name == "home stream")
 
-    trace = traced.collector.of_trace(trace_id)
-    for last in (shown, *handled):
-        names = [span.name for span in chain(trace, last)]
-        assert names[1:3] == ["outbox relay", CREATE], names
-        assert chain(trace, last)[-1].service == "gateway"
-        assert last.begun >= created.begun
-    statements = [span for span in trace.values() if span.name.startswith("PostgreSQL ")]
-    assert any("outbox" in span.attributes["db.query.text"] for span in statements)
-    assert all(created in chain(trace, span) for span in statements)
+    async def of_this(name: str) -> Span:
+        return await traced.first(
+            lambda span: span.trace_id == shown.trace_id and span.name.startswith(name)
+        )
+
+    created, root = await of_this(CREATE), await of_this("ingress")
+    assert root.service == "gateway"
+    for name in ("handle fanout", "handle trends", "handle notifications", "home stream"):
+        chain = traced.chain(await of_this(name))
+        assert [span.name for span in chain[1:3]] == ["outbox relay", CREATE]
+        assert chain[-1] == root
+        assert all(above.begun <= span.begun for span, above in itertools.pairwise(chain))
+    statements = [
+        span
+        for span in traced.collector.spans
+        if span.trace_id == shown.trace_id and "db.query.text" in span.attributes
+    ]
+    assert any("INSERT INTO outbox" in span.attributes["db.query.text"] for span in statements)
+    assert all(created in traced.chain(span) for span in statements)
+
+
+async def test_each_of_the_tweets_that_are_written_together_has_its_own_trace(
+    traced: Traced,
+) -> None:
+    authors = await traced.chirp.accounts.insert(16)
+    known = len(traced.collector.spans)
+
+    await asyncio.gather(*(traced.post(author, "hello") for author in authors))
+
+    def written() -> list[str]:
+        return [
+            span.trace_id for span in traced.collector.spans[known:] if span.name == "group commit"
+        ]
+
+    async with asyncio.timeout(DEADLINE_S):
+        while len(written()) < len(authors):
+            await asyncio.sleep(0.05)
+    assert len(set(written())) == len(authors)
 
 
 async def test_a_span_holds_no_text_name_or_token(traced: Traced) -> None:
     author, reader = await traced.chirp.accounts.insert(2)
-    known = traced.known
-    await post(traced, author, TEXT)
-    await traced.rest.get(f"/api/users/by-username/{author.username}")
-    await streamed(
-        traced,
-        reader,
-        lambda: traced.rest.get("/api/me", params={"access_token": reader.token}),
-        "",
-    )
-    async with traced.rest.stream(
-        "GET", "/api/timeline/home:stream", params={"access_token": reader.token}
-    ) as answer:
-        await anext(answer.aiter_lines())
-    await traced.span("chirp.v1.UserService/GetUserByUsername", but=known)
-    await traced.span(CREATE, but=known)
+    await traced.chirp.accounts.follow(reader, author)
+    known = len(traced.collector.spans)
+
+    await streamed(traced, reader, lambda: traced.post(author, TEXT), TEXT)
+    for path in (f"/api/users/by-username/{author.username}", "/api/users/by-username/nobody_here"):
+        await traced.rest.get(path, headers=bearer(author))
+    for name in ("home stream", CREATE, "chirp.v1.UserService/GetUserByUsername"):
+        await traced.newest(name, known)
 
     said = b"".join(traced.collector.raw)
-    for word in (TEXT, author.username, author.token.rsplit(".", 1)[1], reader.token):
+    for word in (TEXT, author.username, "nobody_here", author.token, reader.token):
         assert word.encode() not in said
 
 
-async def test_who_calls_does_not_choose_the_trace(traced: Traced) -> None:
+async def test_a_client_of_the_gateway_does_not_choose_the_trace(traced: Traced) -> None:
     (author,) = await traced.chirp.accounts.insert(1)
-    known = traced.known
+    known = len(traced.collector.spans)
 
-    await post(traced, author, "hello", traceparent=FORCED, tracestate="a=b")
-    created = await traced.span(CREATE, but=known)
+    await traced.post(author, "hello", traceparent=FORCED, tracestate="a=b")
+    created = await traced.newest(CREATE, known)
 
     assert created.trace_id != FORCED.split("-")[1]
 
 
-async def test_a_call_past_the_gateway_begins_or_continues_a_trace(traced: Traced) -> None:
+async def test_a_call_past_the_gateway_continues_its_trace_as_sampled(traced: Traced) -> None:
     (author,) = await traced.chirp.accounts.insert(1)
-    call = traced.chirp.call("/chirp.v1.UserService/GetMe", "graph_server")
-    request = _get_me()
-    for traceparent, recorded in (
-        (FORCED, True),
-        (FORCED[:-2] + "00", False),
-    ):
+    call = traced.chirp.call(f"/{GET_ME}", "graph_server")
+
+    async def recorded(*headers: tuple[str, str]) -> list[Span]:
         known = len(traced.collector.spans)
-        await call(request, metadata=(*author.metadata, ("traceparent", traceparent)))
-        await call(request, metadata=author.metadata)  # a trace of its own: sampled, as all
-        trace_id = FORCED.split("-")[1]
-        await _until_spans(traced, known + 1 + recorded, "chirp.v1.UserService/GetMe")
-        fresh = traced.collector.spans[known:]
-        assert (trace_id in {span.trace_id for span in fresh}) == recorded
+        await call(user_pb2.GetMeRequest(), metadata=(*author.metadata, *headers))
+        await call(user_pb2.GetMeRequest(), metadata=author.metadata)
+        await traced.newest(GET_ME, known)
+        # Both were sent in their order: where the second is here, the first is, or never comes.
+        second = await traced.first(
+            lambda span: (
+                span.name == GET_ME
+                and span.trace_id != FORCED.split("-")[1]
+                and span in traced.collector.spans[known:]
+            )
+        )
+        end = traced.collector.spans.index(second)
+        return [span for span in traced.collector.spans[known:end] if span.name == GET_ME]
 
-
-def _get_me() -> object:
-    from chirp.v1 import user_pb2
-
-    return user_pb2.GetMeRequest()
-
-
-async def _until_spans(traced: Traced, count: int, name: str) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while sum(span.name == name for span in traced.collector.spans) < count:
-            await asyncio.sleep(0.05)
+    (continued,) = await recorded(("traceparent", FORCED))
+    assert (continued.trace_id, continued.parent_id) == tuple(FORCED.split("-")[1:3])
+    assert await recorded(("traceparent", FORCED[:-2] + "00")) == []

@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import replace
 
 import pytest
 import pytest_asyncio
 
-from domain.ids import UserId
+from domain.ids import TweetId, UserId
 from mesh.settings import Settings
 from servers.group_commit import GROUP_MAX, GroupCommit, Plain
 from servers.tweet_service import new_row
 from servers.tweet_writer import NO_NOTICES, AlreadyPosted, Written
 from storage import database, snowflakes
 from storage.database import Pool
+from storage.tweets import TweetRow
 from tests.integration.accounts import Accounts
 from tests.world import open_world
 
@@ -102,6 +104,21 @@ async def test_a_request_id_is_used_once_also_by_two_at_once(
     assert isinstance(second, AlreadyPosted)
     assert isinstance(of_other, Written)
     assert len(await tweets_of(pool, author)) == 1
+
+
+async def test_who_comes_first_does_not_lend_the_group_its_context(
+    commit: GroupCommit, authors: list[UserId]
+) -> None:
+    request, seen = ContextVar("request", default="nobody's"), list[str]()
+    tweet = plain(authors[0])
+
+    def row(tweet_id: TweetId) -> TweetRow:
+        seen.append(request.get())
+        return tweet.row(tweet_id)
+
+    request.set("the first one's")
+    assert await commit.write(replace(tweet, row=row))
+    assert seen == ["nobody's"]
 
 
 async def test_whose_row_is_held_goes_alone_and_keeps_nobody_waiting(

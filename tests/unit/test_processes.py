@@ -1,4 +1,6 @@
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 
@@ -60,3 +62,17 @@ def test_every_process_and_the_command_line_have_an_identity() -> None:
     assert set(access.SERVICES) == {*(kind.name for kind in KINDS), access.COMMAND_LINE}
     for callers in access.CALLERS.values():
         assert callers <= set(access.SERVICES)
+
+
+def test_without_traces_no_process_imports_opentelemetry() -> None:
+    modules = ", ".join(kind.module for kind in KINDS)
+    program = (
+        f"import sys, {modules}\n"
+        "from mesh import settings, traces\n"
+        "traces.begin(settings.load(), 'anybody')\n"
+        "sys.exit(sorted(name for name in sys.modules if name.startswith('opentelemetry')) or 0)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, b"")
