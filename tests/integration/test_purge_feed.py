@@ -99,6 +99,18 @@ async def test_change_is_told_with_its_version(pool: Pool, feed: PurgeFeed, hear
     ]
 
 
+async def test_what_caches_of_a_later_release_must_forget_is_passed_over(
+    pool: Pool, feed: PurgeFeed, heard: Heard
+):
+    async with pool.connection() as connection, connection.transaction():
+        await connection.execute("INSERT INTO purges (kind, subject_id, version) VALUES (99, 1, 1)")
+        await purges.insert(connection, Kind.TWEET, 2, 1)
+
+    await feed.poll()
+
+    assert heard.purges == [Purge(Kind.TWEET, 2, 1)]
+
+
 async def test_change_that_commits_late_is_not_missed(pool: Pool, feed: PurgeFeed, heard: Heard):
     async with open_change(pool, 1):
         for subject in range(2, 6):
