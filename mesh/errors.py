@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from domain import errors
-from mesh.redis_library import redis
+from mesh import redis_library
 
 DOMAIN = "chirp"
 RETRY_AFTER_S = 1
@@ -51,8 +51,8 @@ OUTAGES = (
     psycopg.OperationalError,
     psycopg_pool.PoolTimeout,
     psycopg_pool.TooManyRequests,
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
+    redis_library.exceptions.ConnectionError,
+    redis_library.exceptions.TimeoutError,
     ConnectionError,
     TimeoutError,
 )

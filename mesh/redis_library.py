@@ -8,11 +8,10 @@ import sys
 _known = sys.modules.get("opentelemetry")
 sys.modules["opentelemetry"] = None  # pyright: ignore[reportArgumentType] - what is None cannot be imported
 try:
-    import redis.asyncio
-    import redis.exceptions
+    from redis import asyncio, exceptions
 finally:
     del sys.modules["opentelemetry"]
     if _known is not None:
         sys.modules["opentelemetry"] = _known
 
-__all__ = ["redis"]
+__all__ = ["asyncio", "exceptions"]

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind
 
 EXPORT_S = 2.0  # longest wait for the collector; what it does not take is dropped
-EXPORT_EVERY_S = 0.5
+EXPORT_EVERY_S = 1.0
 QUEUE_MAX = 2_048
 
 
@@ -50,7 +50,7 @@ class Spans:
         )
 
     def close(self) -> None:
-        """Sends what is left; takes up to EXPORT_S."""
+        """Sends what is left; takes up to twice EXPORT_S where the collector hangs."""
         self._provider.shutdown()
 
 

@@ -48,7 +48,7 @@ def begin(settings: Settings, process: str) -> None:
 
 
 def end() -> None:
-    """Sends what is left, and turns traces off. May block for two seconds."""
+    """Sends what is left, and turns traces off. May block for four seconds."""
     global _spans
     if _spans is not None:
         _spans.close()

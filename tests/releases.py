@@ -114,6 +114,8 @@ def _git(*arguments: str) -> str:
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
+        # Whoever owns the clone: a container's root, often.
+        command = ["git", "-c", "safe.directory=*", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     except FileNotFoundError:
         return subprocess.CompletedProcess(arguments, 127, b"", b"")

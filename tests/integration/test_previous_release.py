@@ -27,6 +27,7 @@ from chirp.v1 import (
 )
 from rich.progress import Progress
 
+from domain.ids import UserId
 from eventlog import deadletters
 from mesh.settings import Settings
 from ops import embedded, processes, verifier
@@ -57,7 +58,7 @@ class Side:
         answer = await self.users.CreateUser(
             user_pb2.CreateUserRequest(username=username, password=PASSWORD)
         )
-        return Account(answer.user.id, username, answer.access_token)
+        return Account(UserId(answer.user.id), username, answer.access_token)
 
     async def home(self, viewer: Account) -> list[int]:
         """Returns a home timeline's ids."""
