@@ -30,13 +30,15 @@ STOP_S = 15.0
 
 
 def unpack(folder: Path) -> str:
-    """Puts the release before into a folder; returns its commit. Skips the test, and says why,
-    where there is none: no repository, a clone of one commit, other packages."""
+    """Puts the release before into a folder, or the commit that CHIRP_RELEASE_BEFORE names; returns
+    the commit. Skips the test, and says why, where there is none: no repository, a clone of one
+    commit, other packages."""
     newest = _git("log", "--first-parent", "-1", "--format=%H", "--", *CODE)
     if not newest:
         pytest.skip("this code is in no git repository: the release before it is not known")
     # What is not committed yet comes after the newest commit.
-    commit = newest if _git("status", "--porcelain", "--", *CODE) else f"{newest}^1"
+    before = newest if _git("status", "--porcelain", "--", *CODE) else f"{newest}^1"
+    commit = os.environ.get("CHIRP_RELEASE_BEFORE", before)
     archive = _run("archive", "--format=tar", commit, "pyproject.toml", *CODE)
     if archive.returncode != 0:
         pytest.skip("this clone is shallow: it lacks the release before; `git fetch --unshallow`")
