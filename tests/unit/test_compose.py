@@ -45,7 +45,7 @@ def test_a_process_is_told_what_chirp_up_tells_it(kind: ProcessKind) -> None:
     told = processes.process_environment(
         _addresses(), f"0.0.0.0:{CONTAINER_PORT}", f"0.0.0.0:{CONTAINER_METRICS_PORT}"
     )
-    assert set(given) == {*told, "CHIRP_TLS"}  # which `chirp up` hands on
+    assert set(given) == {*told, "CHIRP_TLS", "CHIRP_TRACES"}  # which `chirp up` hands on
     for listen in ("CHIRP_LISTEN", "CHIRP_METRICS_LISTEN"):
         assert given[listen] == told[listen]
     for target in _addresses().targets:
