@@ -145,7 +145,8 @@ async def exchange(here: Side, there: Side, name: str) -> None:
         user_pb2.CreateSessionRequest(username=author.username, password=PASSWORD)
     )
     session = bearer(signed_in.access_token)
-    await here.users.GetMe(user_pb2.GetMeRequest(), metadata=session)
+    for each in (here, there):  # which then knows the session, until it is told of its end
+        await each.users.GetMe(user_pb2.GetMeRequest(), metadata=session)
     assert [await side.home(reader) for side in (here, there)] == [[], []]  # materialises it
 
     await there.graph.FollowUser(
