@@ -13,6 +13,7 @@ from mesh import logs, requests
 
 ROW = "Failing row contains (1, planted words)"
 HOSTILE = 'ends"here\n{"level": "ERROR"}\r\u2028\x1b[31m'
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,25 @@ def test_a_line_names_the_request_that_it_is_about(formatter: logging.Formatter)
     requests.begin((("x-request-id", "abc-123"),))
 
     assert "abc-123" in formatter.format(record("slow"))
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace_id"),
+    [
+        (f"00-{TRACE}-{'1' * 16}-01", TRACE),
+        (f"00-{TRACE}-{'1' * 16}-00", TRACE),
+        (f"00-{TRACE.upper()}-{'1' * 16}-01", None),
+        (f"00-{'0' * 32}-{'1' * 16}-01", None),
+        (f"00-{TRACE}-{'1' * 16}-01-more", None),
+        ("", None),
+    ],
+)
+def test_a_line_names_the_trace_that_its_request_belongs_to(traceparent: str, trace_id: str | None):
+    requests.begin(((requests.TRACE_HEADER, traceparent),))
+
+    said = json.loads(logs.JsonLines("tweet_server").format(record("hello")))
+
+    assert said.get("trace_id") == trace_id
 
 
 def test_a_text_cannot_look_like_another_line():
