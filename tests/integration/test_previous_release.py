@@ -34,7 +34,7 @@ from ops import embedded, processes, verifier
 from ops.processes import KINDS, ProcessKind
 from ops.verifier import Selection
 from tests import releases
-from tests.integration.accounts import PASSWORD, Account, bearer
+from tests.integration.accounts import PASSWORD, Account
 from tests.integration.conftest import serving_process
 
 SEEN_S = 20.0
@@ -59,6 +59,13 @@ class Side:
             user_pb2.CreateUserRequest(username=username, password=PASSWORD)
         )
         return Account(UserId(answer.user.id), username, answer.access_token)
+
+    async def sign_in(self, account: Account) -> Account:
+        """Returns the account with another session."""
+        answer = await self.users.CreateSession(
+            user_pb2.CreateSessionRequest(username=account.username, password=PASSWORD)
+        )
+        return Account(account.id, account.username, answer.access_token)
 
     async def home(self, viewer: Account) -> list[int]:
         """Returns a home timeline's ids."""
@@ -141,13 +148,10 @@ async def until(what: Callable[[], Awaitable[object]], expected: object) -> None
 async def exchange(here: Side, there: Side, name: str) -> None:
     """What one release does, the other sees."""
     author, reader = [await here.sign_up(f"{name}_{who}") for who in ("author", "reader")]
-    signed_in = await there.users.CreateSession(
-        user_pb2.CreateSessionRequest(username=author.username, password=PASSWORD)
-    )
-    session = bearer(signed_in.access_token)
-    for each in (here, there):  # which then knows the session, until it is told of its end
-        await each.users.GetMe(user_pb2.GetMeRequest(), metadata=session)
-    assert [await side.home(reader) for side in (here, there)] == [[], []]  # materialises it
+    session = await there.sign_in(author)
+    for each in (here, there):
+        # What is read is then materialised, and the session known until its end is told.
+        assert [await each.home(reader), await each.home(session)] == [[], []]
 
     await there.graph.FollowUser(
         graph_pb2.FollowUserRequest(id=author.id), metadata=reader.metadata
@@ -162,11 +166,13 @@ async def exchange(here: Side, there: Side, name: str) -> None:
             tweet_pb2.CreateLikeRequest(id=first), metadata=reader.metadata
         )
         assert liked.like_count == 1
-    await here.users.DeleteCurrentSession(user_pb2.DeleteCurrentSessionRequest(), metadata=session)
+    await here.users.DeleteCurrentSession(
+        user_pb2.DeleteCurrentSessionRequest(), metadata=session.metadata
+    )
 
     async def is_ended(at: Side) -> bool:
         try:
-            await at.users.GetMe(user_pb2.GetMeRequest(), metadata=session)
+            await at.home(session)
         except grpc.aio.AioRpcError as error:
             return error.code() is grpc.StatusCode.UNAUTHENTICATED
         return False
