@@ -181,8 +181,9 @@ async def exchange(here: Side, there: Side, name: str) -> None:
         tags = await at.tags(reader)
         return await at.home(reader), await at.unread(author), name in tags, await is_ended(at)
 
+    newest_first = sorted((first, second, reply), reverse=True)
     for each in (here, there):  # the author is told of the follower, the reply and the like
-        await until(lambda each=each: seen(each), ([reply, second, first], 3, True, True))
+        await until(lambda each=each: seen(each), (newest_first, 3, True, True))
 
 
 async def test_a_release_goes_by_and_nobody_notices(settings: Settings, tmp_path: Path) -> None:
