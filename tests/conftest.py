@@ -38,7 +38,7 @@ TOGETHER = {
             "main_path",
             "prometheus",
             "secrets",
-            "status",
+            "status_command",
             "texts",
             "up",
         ),
