@@ -23,6 +23,8 @@ from tests.world import World, open_world
 CALLS = 12  # more than a pool has connections: some wait for one
 GONE_WITHIN_S = 1.0
 DEADLINE_S = 20.0
+# Whatever an abandoned call left open, it must not keep the test waiting for ever.
+LOCK_OPTIONS = f"-c lock_timeout={DEADLINE_S}s"
 
 WAITING = """
     SELECT count(*) FROM pg_stat_activity
@@ -46,7 +48,9 @@ async def locked(
 ) -> AsyncGenerator[Callable[[], Awaitable[int]]]:
     """Nobody reads or writes a table; yields what counts the statements that wait for it."""
     async with (
-        await psycopg.AsyncConnection.connect(world.settings.database_url) as connection,
+        await psycopg.AsyncConnection.connect(
+            world.settings.database_url, options=LOCK_OPTIONS
+        ) as connection,
         await psycopg.AsyncConnection.connect(
             world.settings.database_url, autocommit=True
         ) as looking,
