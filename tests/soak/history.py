@@ -146,16 +146,16 @@ async def _rebuild(stack: SoakStack) -> str:
 
 
 async def make_people(
-    stack: SoakStack, random: Random, follow_share: float
+    stack: SoakStack, random: Random, follow_share: float, count: int = PEOPLE
 ) -> tuple[list[Person], Model]:
-    """Makes accounts without passwords, some of whom follow each other; no event tells of them, as
-    nothing of them can be in any cache."""
+    """Makes so many accounts without passwords, some of whom follow each other; no event tells of
+    them, as nothing of them can be in any cache."""
     signer, model, people = TokenSigner(stack.settings), Model(), list[Person]()
     async with stack.database() as connection, connection.transaction():
         cursor = await connection.execute("SELECT coalesce(max(id), 0) FROM users")
         row = await cursor.fetchone()
         first = int(row[0]) + 1 if row else 1
-        for user in range(first, first + PEOPLE):
+        for user in range(first, first + count):
             await connection.execute(
                 "INSERT INTO users (id, username, display_name) VALUES (%s, %s, %s)",
                 (user, f"soak_{user}", f"Soak {user}"),
@@ -171,7 +171,7 @@ async def make_people(
                 if follows:
                     await connection.execute(
                         "INSERT INTO follows (follower_id, followee_id, id) VALUES (%s, %s, %s)",
-                        (one.id, other.id, one.id * PEOPLE + other.id),
+                        (one.id, other.id, one.id * count + other.id),
                     )
         await connection.execute(
             "UPDATE users AS u SET follower_count ="

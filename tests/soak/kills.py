@@ -12,16 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from tests.soak import history, judge, plan, rest, stack
+from tests.soak import grpc_api, history, judge, plan, stack
 from tests.soak.api import Counts
 from tests.soak.plan import Fault
 from tests.soak.player import Player
 
 KILL_EVERY_S = 4.0
 UNDER_WAY_MAX = 400
-FOLLOW_SHARE = 0.5
-# A whole timeline's read looks at the database three times for each page.
-OPERATIONS = {name: often for name, often in plan.OPERATIONS.items() if name != "read whole"}
+PEOPLE = 60
+FOLLOW_SHARE = 0.2
+# What people do: they read, now and then they post, rarely they change whom they follow.
+OPERATIONS = {
+    "read": 60.0,
+    "post": 10.0,
+    "like": 8.0,
+    "reply": 4.0,
+    "retweet": 4.0,
+    "delete": 2.0,
+    "undo retweet": 1.0,
+    "unlike": 1.0,
+    "follow": 1.0,
+    "unfollow": 0.5,
+    "block": 0.1,
+    "unblock": 0.2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +50,10 @@ async def run(asked: Kills, data: Path, counts: Counts, say: stack.Say) -> list[
     """Plays; prints what was measured; returns what was found."""
     async with AsyncExitStack() as opened:
         running = await opened.enter_async_context(stack.running(data, {}, say))
-        api = await opened.enter_async_context(rest.open_api(running.url, counts))
+        api = await opened.enter_async_context(grpc_api.open_api(running.url, counts))
         judging = await opened.enter_async_context(judge.open_judge(running, api))
         random = Random(asked.seed)
-        people, model = await history.make_people(running, random, FOLLOW_SHARE)
+        people, model = await history.make_people(running, random, FOLLOW_SHARE, PEOPLE)
         player = Player(api, people, model, judging.oracle, prefix=f"kills-{asked.seed}")
         await judging.drained()
         processes = len(stack.KINDS_OF_CHIRP) * stack.REPLICAS

@@ -145,6 +145,8 @@ class Player:
         outcome = Outcome.FAILED
         try:
             outcome = await self._api.change(operation, actor, other)
+            if outcome is Outcome.REFUSED and other in self.model.deleting:
+                outcome = Outcome.FAILED  # it may have gone after it was liked, before the answer
         finally:
             self.model.end(relation, outcome, wanted, self._now())
 
