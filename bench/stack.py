@@ -129,6 +129,10 @@ class BenchStack:
         assert process_id is not None, f"{name} died"
         return process_id
 
+    def process_ids(self) -> list[int]:
+        """The processes of all children, and of the stores."""
+        return [*self.store_process_ids.values(), *map(self.process_id, self._children)]
+
     async def stop(self, *names: str) -> None:
         """Stops children, in this order; what does not run is left out."""
         for name in names:
