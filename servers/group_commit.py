@@ -12,6 +12,7 @@ group. What such tweets, and those that refer to others, need is in `TweetServic
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -20,7 +21,6 @@ import psycopg
 from domain.errors import Overloaded
 from domain.ids import TweetId, UserId
 from mesh import traces
-from mesh.tasks import for_nobody
 from servers import tweet_writer
 from servers.tweet_writer import AlreadyPosted, Notices, Written
 from storage import outbox, posts, tweets
@@ -107,7 +107,7 @@ class GroupCommit:
 
     def _begin(self) -> None:
         # For whoever comes, and not for the request that it happens to begin with.
-        task = asyncio.create_task(self._write_groups(), context=for_nobody())
+        task = asyncio.create_task(self._write_groups(), context=Context())
         self._writing.add(task)
 
     async def _write_groups(self) -> None:

@@ -201,8 +201,12 @@ def run_chirp(*arguments: str, **environment: str) -> subprocess.CompletedProces
 
 
 def plain_environment() -> dict[str, str]:
-    """The environment without settings of whoever runs the tests."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CHIRP_")}
+    """The environment without settings of whoever runs the tests, and the size of a terminal."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("CHIRP_") and name not in ("COLUMNS", "LINES")
+    }
     return {**kept, "CHIRP_FREE_PORTS": ports.OF_CHIRP_UP}
 
 

@@ -15,6 +15,7 @@ FEW = {
     # Everybody signs up from one address.
     "CHIRP_SIGN_UP_ADDRESS": "1000/3600",
     "CHIRP_SIGN_IN_ADDRESS": "1000/600",
+    "CHIRP_RATE_SIGN_IN": "1000/600",
 }
 
 
