@@ -14,22 +14,17 @@ import itertools
 import os
 import random
 import sys
-import tempfile
 from pathlib import Path
 from statistics import median
 
-import grpc
-import uvloop
-from chirp.v1 import tweet_pb2, tweet_pb2_grpc
-from rich.console import Console
+from chirp.v1 import tweet_pb2
 
-from bench import http2, rows, slow_clients, stack
+from bench import alone, http2, slow_clients
 from bench.home import MESSAGE, METHOD
 from bench.rows import Row, at_least, at_most
 from bench.stack import BenchStack
 from bench.world import mint_tokens
 from domain.ids import UserId
-from ops.children import StartError
 
 VIEWERS = 500
 ENTRIES = 60  # of each timeline; a page has 20
@@ -47,30 +42,7 @@ LATEST = Path(__file__).with_name("overload.json")
 
 def main() -> int:
     """Runs it; returns the exit status."""
-    folder = Path(tempfile.mkdtemp(prefix="chirp-overload-"))
-    try:
-        folder.chmod(0o755)  # PostgreSQL's account must enter it
-        measured = uvloop.run(slow_clients.measure(folder, VIEWERS, _flood))
-    except (OSError, StartError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        stack.remove_folder(folder)
-    Console().print(rows.table(measured))
-    rows.write_json(measured, LATEST)
-    return 0
-
-
-async def _post(running: BenchStack, author: UserId) -> None:
-    (token,) = mint_tokens(running.settings, [author])
-    target = f"127.0.0.1:{running.port('tweet_server')}"
-    async with grpc.aio.insecure_channel(target) as channel:
-        stub = tweet_pb2_grpc.TweetServiceStub(channel)
-        for number in range(ENTRIES):
-            await stub.CreateTweet(
-                tweet_pb2.CreateTweetRequest(content=f"{number} " + "as long as most are " * 5),
-                metadata=(("authorization", f"Bearer {token}"),),
-            )
+    return alone.main(LATEST, VIEWERS, slow_clients.ALL, _flood)
 
 
 def _part_cores(running: BenchStack) -> None:
@@ -86,7 +58,10 @@ def _part_cores(running: BenchStack) -> None:
 
 
 async def _flood(running: BenchStack, author: UserId) -> list[Row]:
-    await _post(running, author)
+    async with alone.posting(running, author) as post:
+        for number in range(ENTRIES):
+            text = f"{number} " + "as long as most are " * 5
+            await post(tweet_pb2.CreateTweetRequest(content=text))
     _part_cores(running)
     viewers = [UserId(author + number) for number in range(1, VIEWERS + 1)]
     port = running.settings.port

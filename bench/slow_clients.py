@@ -10,34 +10,28 @@ stream and never reads it, while somebody posts whom all of them follow. Who is 
 import asyncio
 import http
 import itertools
-import os
 import random
 import re
 import socket
 import sys
-import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import grpc
-import uvloop
-from chirp.v1 import tweet_pb2, tweet_pb2_grpc
-from rich.console import Console
+from chirp.v1 import tweet_pb2
 
-from bench import http2, rows, stack
+from bench import alone, http2
+from bench.alone import FIRST_ID
 from bench.rows import Row, at_most
 from bench.stack import BenchStack
-from bench.streams_shape import FIRST_ID, make_world, resident_bytes
+from bench.streams_shape import resident_bytes
 from bench.world import mint_tokens
 from domain.ids import UserId
-from mesh import settings as settings_module
 from mesh.catalogue import OPEN_STREAMS
-from ops.children import StartError
 from ops.processes import KINDS
 
 VIEWERS = 500
@@ -51,41 +45,14 @@ BYTE_S = 1.0
 READ_NOTHING_S = 35.0  # who does not read does not see that it was cut off, and opens another
 RECEIVE_BYTES = 4_096  # what the system keeps for one that does not read
 RATIO_GOAL = 2.0
+# The trend server is ready when the worker has published.
+ALL = (*(kind.name for kind in KINDS if kind.name != "trend_server"), "trend_server", "gateway")
 LATEST = Path(__file__).with_name("slow_clients.json")
 
 
 def main() -> int:
     """Runs it; returns the exit status."""
-    folder = Path(tempfile.mkdtemp(prefix="chirp-slow-"))
-    try:
-        folder.chmod(0o755)  # PostgreSQL's account must enter it
-        measured = uvloop.run(measure(folder, VIEWERS, _compare))
-    except (OSError, StartError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        stack.remove_folder(folder)
-    Console().print(rows.table(measured))
-    rows.write_json(measured, LATEST)
-    return 0
-
-
-async def measure(
-    folder: Path, viewers: int, run: Callable[[BenchStack, UserId], Awaitable[list[Row]]]
-) -> list[Row]:
-    """Measures in a stack of its own, which lives in this folder, with an author whom so many
-    viewers follow. Raises OSError and StartError."""
-    # Whatever this shell is set up for, a benchmark writes into nobody's database.
-    for name in [name for name in os.environ if name.startswith("CHIRP_")]:
-        del os.environ[name]
-    os.environ.update(stack.QUOTAS, CHIRP_DATA=str(folder))
-    async with stack.opened(settings_module.load()) as running:
-        author = await make_world(running, viewers)
-        running.place_processes()
-        # The trend server is ready when the worker has published.
-        await running.start(*(kind.name for kind in KINDS if kind.name != "trend_server"))
-        await running.start("trend_server", "gateway")
-        return await run(running, author)
+    return alone.main(LATEST, VIEWERS, ALL, _compare)
 
 
 @dataclass(slots=True)
@@ -204,15 +171,9 @@ async def _read(port: int, tokens: Sequence[str], seconds: float) -> Latencies:
 
 
 async def _post(running: BenchStack, author: UserId) -> None:
-    (token,) = mint_tokens(running.settings, [author])
-    target = f"127.0.0.1:{running.port('tweet_server')}"
-    async with grpc.aio.insecure_channel(target) as channel:
-        stub = tweet_pb2_grpc.TweetServiceStub(channel)
+    async with alone.posting(running, author) as post:
         while True:
-            await stub.CreateTweet(
-                tweet_pb2.CreateTweetRequest(content=CONTENT, media_urls=MEDIA_URLS),
-                metadata=(("authorization", f"Bearer {token}"),),
-            )
+            await post(tweet_pb2.CreateTweetRequest(content=CONTENT, media_urls=MEDIA_URLS))
             await asyncio.sleep(1 / POSTS_PER_S)
 
 

@@ -5,87 +5,31 @@ until all of them have it. A part of `make bench-shape`; writes bench/streams_sh
 """
 
 import asyncio
-import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-import grpc
-import uvloop
-from chirp.v1 import tweet_pb2, tweet_pb2_grpc
-from rich.console import Console
+from chirp.v1 import tweet_pb2
 
-from bench import http2, live, rows, stack
+from bench import alone, http2, live
+from bench.alone import FIRST_ID, FOLLOWEES
 from bench.rows import Row, at_most
 from bench.stack import BenchStack
 from bench.stream_client import Streams
-from bench.world import mint_tokens
 from domain.ids import UserId
-from mesh import settings as settings_module
-from ops.children import StartError
-from storage import bulk
 
 STREAMS = 10_000
 WARM = 100
 CONNECTIONS = 20
 POSTS = 10
-FOLLOWEES = 22  # of each viewer: the mean of the real graph
-FIRST_ID = 10_000_000
 BEGIN_S, ARRIVE_S = 300.0, 60.0
 LATEST = Path(__file__).with_name("streams_shape.json")
 
 
 def main() -> int:
     """Runs it; returns the exit status."""
-    folder = Path(tempfile.mkdtemp(prefix="chirp-streams-"))
-    try:
-        folder.chmod(0o755)  # PostgreSQL's account must enter it
-        measured = uvloop.run(measure(folder))
-    except (OSError, StartError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        stack.remove_folder(folder)
-    Console().print(rows.table(measured))
-    rows.write_json(measured, LATEST)
-    return 0
-
-
-async def measure(folder: Path) -> list[Row]:
-    """Measures in a stack of its own, which lives in this folder. Raises OSError and StartError."""
-    # Whatever this shell is set up for, a benchmark writes into nobody's database.
-    for name in [name for name in os.environ if name.startswith("CHIRP_")]:
-        del os.environ[name]
-    os.environ.update(stack.QUOTAS, CHIRP_DATA=str(folder))
-    async with stack.opened(settings_module.load()) as running:
-        author = await make_world(running, STREAMS)
-        running.place_processes()
-        await running.start("tweet_server", "graph_server", "timeline_server", "outbox_relay")
-        return await _streams(running, author)
-
-
-async def make_world(running: BenchStack, viewers: int) -> UserId:
-    """Makes accounts that all follow one, and some others; returns the one."""
-    async with bulk.connect(running.settings) as connection:
-        await connection.execute(
-            "INSERT INTO users (id, username, display_name)"
-            " SELECT n, 'shape_' || n, 'shape' FROM generate_series(%s::bigint, %s::bigint) AS n",
-            (FIRST_ID, FIRST_ID + viewers),
-        )
-        await connection.execute(
-            "INSERT INTO follows (follower_id, followee_id, id)"
-            " SELECT n, CASE k WHEN 0 THEN %(first)s"
-            "   ELSE %(first)s + 1 + (n * 7 + k * 131) %% %(count)s END,"
-            "  (n - %(first)s) * 100 + k"
-            " FROM generate_series(%(first)s::bigint + 1, %(first)s::bigint + %(count)s) AS n,"
-            "  generate_series(0, %(followees)s - 1) AS k"
-            " WHERE k = 0 OR 1 + (n * 7 + k * 131) %% %(count)s <> n - %(first)s"
-            " ON CONFLICT DO NOTHING",
-            {"first": FIRST_ID, "count": viewers, "followees": FOLLOWEES},
-        )
-        await connection.execute("ANALYZE")
-    return UserId(FIRST_ID)
+    processes = ("tweet_server", "graph_server", "timeline_server", "outbox_relay")
+    return alone.main(LATEST, STREAMS, processes, _streams)
 
 
 async def _streams(running: BenchStack, author: UserId) -> list[Row]:
@@ -123,18 +67,12 @@ async def _posts(
     running: BenchStack, author: UserId, streams: Streams
 ) -> tuple[list[float], list[float]]:
     """Returns the latencies of all items, sorted, and for each tweet when the last one had it."""
-    (token,) = mint_tokens(running.settings, [author])
     latencies: list[float] = []
     until_all: list[float] = []
-    target = f"127.0.0.1:{running.port('tweet_server')}"
-    async with grpc.aio.insecure_channel(target) as channel:
-        stub = tweet_pb2_grpc.TweetServiceStub(channel)
+    async with alone.posting(running, author) as post:
         for number in range(POSTS):
             streams.arrivals.clear()
-            await stub.CreateTweet(
-                tweet_pb2.CreateTweetRequest(content=f"to all of you, number {number}"),
-                metadata=(("authorization", f"Bearer {token}"),),
-            )
+            await post(tweet_pb2.CreateTweetRequest(content=f"to all of you, number {number}"))
             answered = time.perf_counter()
             await streams.until(STREAMS, within_s=ARRIVE_S)
             latencies += [max(0.0, at - answered) for at in streams.arrivals]
