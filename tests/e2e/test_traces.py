@@ -4,7 +4,7 @@ process of Chirp, and a collector."""
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import pytest
@@ -79,7 +79,11 @@ async def traced(
         try:
             async with open_all(settings) as chirp:
                 ports = {name: [int(at.split(":")[1])] for name, at in chirp.addresses.items()}
-                described = local_gateway(folder, chirp.settings, ports)
+                # A second, as in tests of the gateway's limits, is little where all that is traced
+                # is one process.
+                described = replace(
+                    local_gateway(folder, chirp.settings, ports), call_timeout_s=DEADLINE_S
+                )
                 configuration = folder / "envoy.yaml"
                 configuration.write_text(gateway.render(described))
                 url = f"http://127.0.0.1:{described.listen.port}"
