@@ -11,6 +11,7 @@ its mode) gives the same plan, though never quite the same run.
 """
 
 import argparse
+import asyncio
 import secrets
 import shutil
 import sys
@@ -23,8 +24,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import uvloop
 
 from ops import embedded_postgres
 from ops.children import StartError
@@ -89,7 +88,7 @@ def main() -> int:
     totals = Totals()
     started = time.monotonic()
     try:
-        uvloop.run(_soak(totals, modes, seed, arguments.minutes * 60, arguments.histories))
+        asyncio.run(_soak(totals, modes, seed, arguments.minutes * 60, arguments.histories))
     except StartError as error:
         print(f"soak: {error}", file=sys.stderr)
         return 1
@@ -104,7 +103,7 @@ def _soak_once(run: Callable[[Path, Counts, stack.Say], Coroutine[Any, Any, list
     def say(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
-    findings = uvloop.run(run(folder / "data", counts, say))
+    findings = asyncio.run(run(folder / "data", counts, say))
     print(*_calls(counts), *findings, sep="\n")
     print(f"findings: {len(findings)}; {(time.monotonic() - started) / 60:.1f} minutes in all")
     if findings:
