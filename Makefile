@@ -59,6 +59,8 @@ check: dev ## Checks style, types, protos and arrows: what CI runs before the te
 	$(BIN)/python -m ops.metrics_page check
 	$(BIN)/python -m ops.protos lint
 	$(BIN)/python -m ops.protos breaking
+	@! find tests -name 'test_*.py' -exec basename {} ';' | sort | uniq -d | grep . \
+	  || { echo "pytest wants other names for test files: these are there twice" >&2; exit 1; }
 	@! grep -nE -e '--(extra-)?index-url|--find-links|--trusted-host|://' requirements.lock requirements-dev.lock \
 	  || { echo "a lock file names an index host: run \`make lock\`" >&2; exit 1; }
 	@! grep -nE '"resolved"' $(LOCKS_OF_NPM) /dev/null \
