@@ -8,8 +8,8 @@ from statistics import fmean, median
 import grpc
 from chirp.v1 import timeline_pb2, timeline_pb2_grpc
 
-from bench import http2, tools
-from bench.http2 import Request
+from bench import frames, http2, tools
+from bench.frames import Request
 from bench.rows import Row, at_least
 from bench.stack import BenchStack
 from bench.tools import LoadFailed
@@ -183,7 +183,7 @@ async def by_rest(stack: BenchStack, world: World, echo_gateway_port: int) -> li
 
 def encoded(world: World, port: int) -> list[Request]:
     """A home read for each viewer."""
-    return [http2.request(METHOD, f"127.0.0.1:{port}", token, MESSAGE) for token in world.tokens]
+    return [frames.request(METHOD, f"127.0.0.1:{port}", token, MESSAGE) for token in world.tokens]
 
 
 def forever(requests: list[Request], draw: random.Random) -> Iterator[Request]:

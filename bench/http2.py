@@ -13,28 +13,36 @@ import itertools
 import random
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
-INITIAL_WINDOW_SIZE, ENABLE_PUSH = 4, 2
-WINDOW_MAX = (1 << 31) - 1
+from bench.frames import (
+    ACK,
+    DATA,
+    ENABLE_PUSH,
+    END_STREAM,
+    FRAME_HEADER_BYTES,
+    GOAWAY,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    MAX_CONCURRENT_STREAMS,
+    PING,
+    RST_STREAM,
+    SETTING_BYTES,
+    SETTINGS,
+    WINDOW_MAX,
+    Request,
+    greeting,
+    ping_ack,
+    settings_ack,
+    window_update,
+)
+
 WINDOW_STEP = 1 << 24  # bytes received before the server is told that it may send more
-FRAME_HEADER_BYTES = 9
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A unary gRPC call, encoded; the stream's number goes between the parts."""
-
-    head: bytes
-    middle: bytes
-    tail: bytes
 
 
 @dataclass(slots=True)
@@ -64,26 +72,6 @@ def percentile(ordered: Sequence[float], part: float) -> float:
     if not ordered:
         return 0.0
     return ordered[min(len(ordered) - 1, max(0, -(-int(part * 1e6) * len(ordered) // 10**6) - 1))]
-
-
-def request(method: str, authority: str, token: str, message: bytes) -> Request:
-    """Encodes a call of `/package.Service/Method` with a serialised message."""
-    block = b"".join(
-        (
-            b"\x83\x86",  # :method POST, :scheme http, of the static table
-            b"\x04" + _string(method),  # :path
-            b"\x01" + _string(authority),  # :authority
-            b"\x00" + _string("te") + _string("trailers"),
-            b"\x00" + _string("content-type") + _string("application/grpc"),
-            b"\x00" + _string("authorization") + _string(f"Bearer {token}"),
-        )
-    )
-    body = b"\x00" + len(message).to_bytes(4) + message
-    return Request(
-        head=frame_start(len(block), HEADERS, END_HEADERS),
-        middle=block + frame_start(len(body), DATA, END_STREAM),
-        tail=body,
-    )
 
 
 async def run(
@@ -149,6 +137,7 @@ async def _connect(
         _, protocol = await loop.create_connection(
             lambda: Connection(result, next_request), "127.0.0.1", port
         )
+        await protocol.greeted
     return protocol
 
 
@@ -174,18 +163,19 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._received = b""
         self._outgoing: list[bytes] = [
-            PREFACE,
-            frame_start(12, SETTINGS, 0) + bytes(4)
-            + INITIAL_WINDOW_SIZE.to_bytes(2) + WINDOW_MAX.to_bytes(4)
-            + ENABLE_PUSH.to_bytes(2) + bytes(4),
-            window_update(WINDOW_MAX - 65_535),
-        ]  # fmt: skip
+            greeting((INITIAL_WINDOW_SIZE, WINDOW_MAX), (ENABLE_PUSH, 0))
+        ]
         self._stream = 1
+        self._streams_max = WINDOW_MAX  # until the server says
+        self._waiting: deque[tuple[Request, float]] = deque()
         self._started: dict[int, float] = {}
         self._answered: set[int] = set()
         self._unacknowledged = 0
         self._closing = False
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.greeted: asyncio.Future[None] = loop.create_future()
+        """Done when the server has said what it allows."""
+        self.closed: asyncio.Future[None] = loop.create_future()
 
     def begin(self, streams: int) -> None:
         """Sends the first calls."""
@@ -194,7 +184,11 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def send(self, call: Request, due: float) -> None:
-        """Puts a call into the next flush."""
+        """Puts a call into the next flush, or where the server allows no more streams at once, into
+        the first one after another has ended. A server ends a connection that has too many."""
+        if len(self._started) >= self._streams_max:
+            self._waiting.append((call, due))
+            return
         number = self._stream.to_bytes(4)
         self._started[self._stream] = due
         self._outgoing += (call.head, number, call.middle, number, call.tail)
@@ -226,11 +220,14 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Counts what was not answered as failed."""
-        self._result.failed += len(self._started)
+        self._result.failed += len(self._started) + len(self._waiting)
         self._started.clear()
+        self._waiting.clear()
         self._transport = None
         if not self.closed.done():
             self.closed.set_result(None)
+        if not self.greeted.done():
+            self.greeted.set_exception(ConnectionError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
         """Reads frames, and sends the next calls in one write."""
@@ -266,9 +263,14 @@ class Connection(asyncio.Protocol):
 
     def _on_control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == SETTINGS and not flags & ACK:
-            self._outgoing.append(frame_start(0, SETTINGS, ACK) + bytes(4))
+            for at in range(0, len(payload), SETTING_BYTES):
+                if int.from_bytes(payload[at : at + 2]) == MAX_CONCURRENT_STREAMS:
+                    self._streams_max = int.from_bytes(payload[at + 2 : at + SETTING_BYTES])
+            if not self.greeted.done():
+                self.greeted.set_result(None)
+            self._outgoing.append(settings_ack())
         elif kind == PING and not flags & ACK:
-            self._outgoing.append(frame_start(8, PING, ACK) + bytes(4) + payload)
+            self._outgoing.append(ping_ack(payload))
         elif kind == RST_STREAM:
             self._answered.discard(stream)
             self._ended(stream)
@@ -288,37 +290,15 @@ class Connection(asyncio.Protocol):
         self._send_next()
 
     def _send_next(self) -> None:
+        if self._waiting:
+            self.send(*self._waiting.popleft())
+            return
         call = self._next_request()
         if call is not None:
             self.send(call, time.perf_counter())
 
     def _close_if_idle(self) -> None:
-        if self._closing and not self._started and self._transport is not None:
+        if self._closing and not (self._started or self._waiting) and self._transport is not None:
             self._result.bytes_received += self._unacknowledged
             self._unacknowledged = 0
             self._transport.close()
-
-
-def frame_start(length: int, kind: int, flags: int) -> bytes:
-    """A frame's header up to its stream number."""
-    return length.to_bytes(3) + bytes((kind, flags))
-
-
-def window_update(increment: int) -> bytes:
-    """A whole frame that lets the server send so many more bytes on the connection."""
-    return frame_start(4, WINDOW_UPDATE, 0) + bytes(4) + increment.to_bytes(4)
-
-
-def _string(text: str) -> bytes:
-    """A string literal of HPACK, without Huffman coding (RFC 7541, 5.1 and 5.2)."""
-    content = text.encode()
-    length = len(content)
-    if length < 127:
-        return bytes((length,)) + content
-    encoded = bytearray((127,))
-    length -= 127
-    while length >= 128:
-        encoded.append(length & 0x7F | 0x80)
-        length >>= 7
-    encoded.append(length)
-    return bytes(encoded) + content

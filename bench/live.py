@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import grpc
 from chirp.v1 import timeline_pb2, tweet_pb2, tweet_pb2_grpc
 
-from bench import http2
-from bench.http2 import Request
+from bench import frames, http2
+from bench.frames import Request
 from bench.rows import Row, at_most
 from bench.stack import BenchStack
 from bench.stream_client import Streams
@@ -67,7 +67,7 @@ def stream_requests(stack: BenchStack, viewers: Sequence[UserId]) -> list[Reques
     message = timeline_pb2.StreamHomeTimelineRequest().SerializeToString()
     authority = f"127.0.0.1:{stack.port('timeline_server')}"
     return [
-        http2.request(METHOD, authority, token, message)
+        frames.request(METHOD, authority, token, message)
         for token in mint_tokens(stack.settings, viewers)
     ]
 

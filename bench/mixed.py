@@ -18,9 +18,10 @@ from statistics import median
 
 from chirp.v1 import timeline_pb2, tweet_pb2
 
-from bench import http2, verification
+from bench import frames, http2, verification
+from bench.frames import Request
 from bench.home import encoded, forever
-from bench.http2 import Request, Result
+from bench.http2 import Result
 from bench.posts import METHOD as POST_METHOD
 from bench.rows import Row, at_least, at_most
 from bench.stack import BenchStack
@@ -135,7 +136,7 @@ def encoded_mix(stack: BenchStack, world: World) -> dict[str, Iterator[Request]]
     tweets = f"127.0.0.1:{stack.port('tweet_server')}"
     homes = encoded(world, stack.port("timeline_server"))
     users = [
-        http2.request(
+        frames.request(
             USER_METHOD,
             timelines,
             draw.choice(world.tokens),
@@ -144,7 +145,7 @@ def encoded_mix(stack: BenchStack, world: World) -> dict[str, Iterator[Request]]
         for account in world.viewers
     ]
     posts = [
-        http2.request(
+        frames.request(
             POST_METHOD,
             tweets,
             draw.choice(world.tokens),

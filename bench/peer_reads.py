@@ -4,9 +4,9 @@ import random
 from collections.abc import Sequence
 from statistics import median
 
-from bench import http2, peer_server, tools
+from bench import frames, http2, peer_server, tools
+from bench.frames import Request
 from bench.home import CONNECTIONS, STREAMS, encoded, forever
-from bench.http2 import Request
 from bench.peer_server import FEED, LIST, POST, USER
 from bench.rows import Row, at_least
 from bench.stack import PEER_SERVICE, BenchStack
@@ -43,7 +43,7 @@ async def measure(stack: BenchStack, world: World, page: bytes) -> list[Row]:
     }  # fmt: skip
     for name in WHAT:
         requests = [
-            http2.request(f"/{PEER_SERVICE}/{name}", authority, "", viewer.to_bytes(8))
+            frames.request(f"/{PEER_SERVICE}/{name}", authority, "", viewer.to_bytes(8))
             for viewer in world.viewers
         ]
         sides[name] = (port, "peers", requests, [])

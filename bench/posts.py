@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import grpc
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 
-from bench import http2, verification
-from bench.http2 import Request, Result
+from bench import frames, http2, verification
+from bench.frames import Request
+from bench.http2 import Result
 from bench.rows import Row, at_least, at_most
 from bench.stack import BenchStack
 from bench.tools import LoadFailed
@@ -98,7 +99,7 @@ def _check(result: Result) -> None:
 def _requests(world: World, port: int) -> Iterator[Request]:
     draw = random.Random(port)  # noqa: S311 -- not a secret
     requests = [
-        http2.request(
+        frames.request(
             METHOD,
             f"127.0.0.1:{port}",
             draw.choice(world.tokens),

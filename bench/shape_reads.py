@@ -9,9 +9,9 @@ from statistics import median
 import grpc
 from chirp.v1 import timeline_pb2, timeline_pb2_grpc
 
-from bench import http2, resp, tools
+from bench import frames, http2, resp, tools
+from bench.frames import Request
 from bench.home import MESSAGE, METHOD, PAGE_TWEETS, forever
-from bench.http2 import Request
 from bench.resp import Batch
 from bench.stack import BenchStack
 from bench.tools import LoadFailed
@@ -110,6 +110,6 @@ async def rebuild_ms(stack: BenchStack, viewers: Sequence[UserId]) -> float:
 def _requests(stack: BenchStack, viewers: Sequence[UserId]) -> list[Request]:
     authority = f"127.0.0.1:{stack.port('timeline_server')}"
     return [
-        http2.request(METHOD, authority, token, MESSAGE)
+        frames.request(METHOD, authority, token, MESSAGE)
         for token in mint_tokens(stack.settings, viewers)
     ]

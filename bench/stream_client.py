@@ -6,10 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import cast
 
-from bench import http2
-from bench.http2 import (
+from bench import frames
+from bench.frames import (
     ACK,
-    CONNECT_TIMEOUT_S,
     DATA,
     END_STREAM,
     FRAME_HEADER_BYTES,
@@ -17,13 +16,12 @@ from bench.http2 import (
     HEADERS,
     INITIAL_WINDOW_SIZE,
     PING,
-    PREFACE,
     RST_STREAM,
     SETTINGS,
     WINDOW_MAX,
-    WINDOW_STEP,
     Request,
 )
+from bench.http2 import CONNECT_TIMEOUT_S, WINDOW_STEP
 
 # A message is 5 bytes of gRPC, then the protobuf: field 1 is an item, 2 a heartbeat.
 GRPC_PREFIX_BYTES = 5
@@ -82,12 +80,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greets the server."""
         self._transport = cast(asyncio.WriteTransport, transport)
-        settings = INITIAL_WINDOW_SIZE.to_bytes(2) + WINDOW_MAX.to_bytes(4)
-        self._write(
-            PREFACE
-            + http2.frame_start(len(settings), SETTINGS, 0) + bytes(4) + settings
-            + http2.window_update(WINDOW_MAX - 65_535)
-        )  # fmt: skip
+        self._write(frames.greeting((INITIAL_WINDOW_SIZE, WINDOW_MAX)))
 
     def send(self, requests: Sequence[Request]) -> None:
         """Opens a stream for each."""
@@ -122,14 +115,14 @@ class _Connection(asyncio.Protocol):
             elif kind in (RST_STREAM, GOAWAY) or (kind == HEADERS and flags & END_STREAM):
                 self._streams.ended += 1
             elif kind == SETTINGS and not flags & ACK:
-                self._write(http2.frame_start(0, SETTINGS, ACK) + bytes(4))
+                self._write(frames.settings_ack())
             elif kind == PING and not flags & ACK:
                 payload = received[begin : begin + length]
-                self._write(http2.frame_start(8, PING, ACK) + bytes(4) + payload)
+                self._write(frames.ping_ack(payload))
             at = begin + length
         self._received = received[at:]
         if self._unacknowledged > WINDOW_STEP:
-            self._write(http2.window_update(self._unacknowledged))
+            self._write(frames.window_update(self._unacknowledged))
             self._unacknowledged = 0
 
     def _begin(self, stream: int) -> None:

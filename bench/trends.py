@@ -16,8 +16,9 @@ from statistics import fmean
 import grpc
 from chirp.v1 import trend_pb2, trend_pb2_grpc
 
-from bench import http2, tools
-from bench.http2 import Connection, Request, Result
+from bench import frames, http2, tools
+from bench.frames import Request
+from bench.http2 import Connection, Result
 from bench.rows import Row, at_least, at_most
 from bench.stack import PYTHONPATH, BenchStack
 from bench.tools import LoadFailed
@@ -261,4 +262,4 @@ def _request(stack: BenchStack, port: int, method: str, user: int = 1) -> Reques
         UserId(user), 0, lifetime_s=3_600, now=time.time()
     )
     message = trend_pb2.ListTrendsRequest().SerializeToString()
-    return http2.request(SERVICE + method, f"127.0.0.1:{port}", token, message)
+    return frames.request(SERVICE + method, f"127.0.0.1:{port}", token, message)

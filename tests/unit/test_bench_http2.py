@@ -1,3 +1,4 @@
+import asyncio
 import itertools
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -6,9 +7,10 @@ import grpc
 import pytest
 import pytest_asyncio
 
-from bench import http2
-from bench.http2 import Request
+from bench import frames, http2
+from bench.frames import Request
 
+STREAMS_MAX = 4
 LONG = "x" * 5_000  # as a token: its length takes more than one byte
 
 
@@ -32,7 +34,7 @@ async def port() -> AsyncGenerator[int]:
 
 
 def call(token: str) -> Request:
-    return http2.request("/a.B/C", "localhost", token, b"hi")
+    return frames.request("/a.B/C", "localhost", token, b"hi")
 
 
 async def test_every_call_of_a_closed_loop_is_answered(port: int) -> None:
@@ -42,6 +44,48 @@ async def test_every_call_of_a_closed_loop_is_answered(port: int) -> None:
 
     assert (len(result.latencies), result.failed) == (50, 0)
     assert result.bytes_received >= 50 * 80_000
+
+
+class Strict(asyncio.Protocol):
+    """A server that ends a connection with more calls at once than it allows, as Envoy does."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._received = b""
+        self._open: list[int] = []
+        setting = frames.MAX_CONCURRENT_STREAMS.to_bytes(2) + STREAMS_MAX.to_bytes(4)
+        transport.write(frames.frame_start(len(setting), frames.SETTINGS, 0) + bytes(4) + setting)
+
+    def data_received(self, data: bytes) -> None:
+        self._received = (self._received + data).removeprefix(frames.PREFACE)
+        while len(self._received) >= frames.FRAME_HEADER_BYTES:
+            end = frames.FRAME_HEADER_BYTES + int.from_bytes(self._received[:3])
+            if len(self._received) < end:
+                return
+            frame, self._received = self._received[:end], self._received[end:]
+            if frame[3] == frames.HEADERS:
+                self._open.append(int.from_bytes(frame[5:9]))
+                asyncio.get_running_loop().call_later(0.001, self._answer)
+                if len(self._open) > STREAMS_MAX:
+                    self._transport.abort()
+
+    def _answer(self) -> None:
+        number = self._open.pop(0).to_bytes(4)
+        self._transport.write(frames.frame_start(1, frames.DATA, frames.END_STREAM) + number + b"x")
+
+
+async def test_no_more_calls_are_open_at_once_than_the_server_allows() -> None:
+    server = await asyncio.get_running_loop().create_server(Strict, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    requests = itertools.repeat(call(LONG))
+
+    async with server:
+        result = await http2.run(port, requests, connections=2, streams=9, count=100)
+        late = await http2.run_at_rate(port, requests, connections=1, rate=10_000, seconds=0.02)
+
+    assert (len(result.latencies), result.failed, late.failed) == (100, 0, 0)
+    assert len(late.latencies) >= 10 * STREAMS_MAX
 
 
 async def test_a_refused_call_counts_as_failed(port: int) -> None:
