@@ -23,14 +23,13 @@ from domain.ids import TweetId, UserId
 from mesh import traces
 from servers import tweet_writer
 from servers.tweet_writer import AlreadyPosted, Notices, Written
-from storage import outbox, posts, tweets
+from storage import database, outbox, posts, tweets
 from storage.database import Connection, Pool
 from storage.snowflakes import IdMinter
 from storage.tweets import TweetRow
 
 GROUP_MAX = 64
 TRANSACTIONS_MAX = 4
-SMALL_GROUP = 4  # where groups are no larger, transactions run side by side
 PATIENCE_S = 0.05  # a transaction that takes longer does not keep the next group from beginning
 WAITING_MAX = 1_000  # tweets that wait for a transaction; one more is refused at once
 
@@ -56,8 +55,8 @@ _Waiting = tuple[Plain, "asyncio.Future[Outcome]"]
 class GroupCommit:
     """Writes plain tweets, those of one author in the order of the calls.
 
-    Few at a time are written at once, side by side. Many are written by one transaction after the
-    other: two at once would make groups half as large, and posting slower.
+    One transaction is on its way at a time, unless it takes long: two at once would make groups
+    half as large, and posting slower.
     """
 
     def __init__(self, pool: Pool, ids: IdMinter) -> None:
@@ -69,7 +68,6 @@ class GroupCommit:
         """Whose tweets are being written: their next ones wait, and keep their order."""
         self._timer: asyncio.TimerHandle | None = None
         self._began_at = 0.0  # the newest transaction, by the loop's clock
-        self._group_size = 0
 
     async def write(self, tweet: Plain) -> Written | None:
         """Returns the tweet, committed; None where it has to go alone, because its author's row is
@@ -92,8 +90,7 @@ class GroupCommit:
         """Sees to it that what waits is written, at once or soon."""
         if all(tweet.author in self._authors for tweet, _ in self._waiting):
             return  # there is nothing, or it is for those to write who write the same authors
-        side_by_side = TRANSACTIONS_MAX if self._group_size <= SMALL_GROUP else 1
-        if len(self._writing) < side_by_side:
+        if not self._writing:
             self._begin()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._hurry)
@@ -114,7 +111,6 @@ class GroupCommit:
         try:
             while group := self._next_group():
                 self._began_at = asyncio.get_running_loop().time()
-                self._group_size = len(group)
                 await self._write_and_tell(group)
                 if len(self._writing) > 1:
                     break
@@ -176,22 +172,18 @@ class GroupCommit:
         return list(group.values())
 
     async def _write_group(self, group: Sequence[Plain]) -> list[Outcome]:
-        # In pipeline mode statements leave together: two round trips, one of them with the sync.
+        # Two round trips, one of them with the sync.
         with traces.together("group commit", (tweet.trace for tweet in group)):
-            async with (
-                self._pool.connection() as connection,
-                connection.pipeline(),
-                connection.transaction(),
-            ):
+            async with database.pipelined_transaction(self._pool) as connection:
                 return await self._insert(connection, group)
 
     async def _insert(self, connection: Connection, group: Sequence[Plain]) -> list[Outcome]:
         """The transaction. The authors' rows are locked first: from there on, ids in the outbox
         grow in the order of an author's commits."""
-        stamps = await posts.lock_free_authors(connection, [tweet.author for tweet in group])
-        used = await posts.fetch_used(
+        stamps, used = await posts.lock_free_authors(
             connection,
-            [(t.author, t.request_id) for t in group if t.request_id and t.author in stamps],
+            [tweet.author for tweet in group],
+            [(tweet.author, tweet.request_id) for tweet in group if tweet.request_id],
         )
         outcomes: list[Outcome] = []
         rows: list[tuple[TweetRow, str]] = []

@@ -106,6 +106,19 @@ async def open_pool(settings: Settings, *, size_max: int | None = None) -> Async
         await pool.close()
 
 
+@asynccontextmanager
+async def pipelined_transaction(pool: Pool) -> AsyncGenerator[Connection]:
+    """Opens a transaction whose statements do not wait for each other: `BEGIN` leaves with those
+    before the first fetch, `COMMIT` with the last ones. So one that fetches once takes two round
+    trips; psycopg's `transaction()` in a pipeline waits at its beginning, before the commit and
+    behind it, too. What a statement raises may come from a later one, or from leaving; the
+    connection, given back with an error, is rolled back."""
+    async with pool.connection() as connection, connection.pipeline():
+        await connection.execute("BEGIN")
+        yield connection
+        await connection.execute("COMMIT")
+
+
 class _TracedCursor(psycopg.AsyncCursor[TupleRow]):
     """Has a span for each statement of a sampled request."""
 

@@ -5,7 +5,7 @@ Lock order: only users rows, and none that another transaction holds, so nobody 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from domain.ids import UserId
 from domain.tier import Tier
@@ -14,34 +14,31 @@ from storage.tweets import AuthorStamp, TweetRow
 
 
 async def lock_free_authors(
-    connection: Connection, authors: Sequence[UserId]
-) -> dict[UserId, AuthorStamp]:
-    """Locks the rows of those accounts that are there and that nobody else has locked."""
-    cursor = await connection.execute(
+    connection: Connection, authors: Sequence[UserId], requests: Sequence[tuple[UserId, str]]
+) -> tuple[dict[UserId, AuthorStamp], set[tuple[UserId, str]]]:
+    """Locks the rows of those accounts that are there and that nobody else has locked. Returns
+    their stamps, and which of these request ids the authors, where their rows are locked, used
+    before. In a pipeline that is one round trip."""
+    locked = await connection.execute(
         "SELECT id, tier, location, first_pulled_tweet_id FROM users WHERE id = ANY(%s)"
         " AND erased_at IS NULL FOR NO KEY UPDATE SKIP LOCKED",
         (list(authors),),
     )
-    return {
+    used = None
+    if requests:
+        # A statement of its own, behind the locks: it sees all that their last holders committed.
+        used = await connection.execute(
+            "SELECT author_id, request_id FROM tweets"
+            " JOIN unnest(%s::bigint[], %s::text[]) AS asked (author_id, request_id)"
+            " USING (author_id, request_id)",
+            ([author for author, _ in requests], [request_id for _, request_id in requests]),
+        )
+    stamps = {
         UserId(row[0]): AuthorStamp(Tier(row[1]), str(row[2]), row[3])
-        for row in await cursor.fetchall()
+        for row in await locked.fetchall()
     }
-
-
-async def fetch_used(
-    connection: Connection, requests: Iterable[tuple[UserId, str]]
-) -> set[tuple[UserId, str]]:
-    """Returns which of these request ids their authors, whose rows are locked, used before."""
-    asked = list(requests)
-    if not asked:
-        return set()
-    cursor = await connection.execute(
-        "SELECT author_id, request_id FROM tweets"
-        " JOIN unnest(%s::bigint[], %s::text[]) AS asked (author_id, request_id)"
-        " USING (author_id, request_id)",
-        ([author for author, _ in asked], [request_id for _, request_id in asked]),
-    )
-    return {(UserId(row[0]), str(row[1])) for row in await cursor.fetchall()}
+    rows = [] if used is None else await used.fetchall()
+    return stamps, {(UserId(row[0]), str(row[1])) for row in rows}
 
 
 async def count(connection: Connection, authors: Sequence[int]) -> None:
