@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple, cast
 
-import hiredis
 import redis.exceptions
 
 from domain.rate import Limit
-from storage.valkey import Valkey
+from storage.valkey import Valkey, is_missing_function
 from storage.valkey_connection import Command, HotConnection
 
 AWAY = (OSError, redis.exceptions.RedisError)
@@ -58,7 +57,7 @@ class RateStore:
 
     async def _call(self, commands: list[Command], limit: Limit) -> list[Standing]:
         replies = await self._hot.call(commands)
-        missing = [place for place, reply in enumerate(replies) if _is_missing(reply)]
+        missing = [place for place, reply in enumerate(replies) if is_missing_function(reply)]
         if missing:
             # After a restart without persistence a Valkey has no functions.
             await cast(Any, self._valkey.function_load(library_source(), replace=True))
@@ -86,7 +85,3 @@ def _command(policy: str, subject: str | int, limit: Limit, count: int, *, done:
         limit.capacity_us,
         int(done),
     )
-
-
-def _is_missing(reply: object) -> bool:
-    return isinstance(reply, hiredis.ReplyError) and "Function not found" in str(reply)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import redis.exceptions
 
 from domain.rate import Limit
-from storage.valkey import Valkey
+from storage.valkey import Valkey, is_missing_function
 
 AWAY = (redis.exceptions.RedisError, OSError)
 """What every call raises where Valkey is away, or knows the functions of another release."""
@@ -66,7 +66,7 @@ class SignInStore:
         try:
             return await cast(Any, self._cache.fcall(*arguments))  # pyright: ignore
         except redis.exceptions.ResponseError as error:
-            if "Function not found" not in str(error):
+            if not is_missing_function(error):
                 raise
         library = files("storage").joinpath("functions/signins.lua").read_text()
         await cast(Any, self._cache.function_load(library, replace=True))

@@ -25,7 +25,7 @@ from domain import fanout
 from domain.ids import TweetId, UserId
 from domain.timeline import Entry, Window
 from mesh.settings import Settings
-from storage.valkey import Valkey, best_effort
+from storage.valkey import Valkey, best_effort, is_missing_function
 from storage.valkey_connection import Command
 from storage.windows import ENTRY_BYTES, MARK_ID, decode, encode, encode_all
 
@@ -229,7 +229,7 @@ async def call_function(valkey: Valkey, name: str, keys: list[str], arguments: l
     try:
         return await cast(Any, valkey.fcall(name, len(keys), *keys, *arguments))
     except redis.exceptions.ResponseError as error:
-        if "Function not found" not in str(error):
+        if not is_missing_function(error):
             raise
         await load_functions(valkey)
         return await cast(Any, valkey.fcall(name, len(keys), *keys, *arguments))

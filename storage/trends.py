@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import redis.exceptions
 
-from storage.valkey import Valkey
+from storage.valkey import Valkey, is_missing_function
 
 KEYS = tuple(f"trends:{{trends}}:{part}" for part in ("head", "lists", "changed"))
 # A call carries at most so much, so that it does not hold Valkey for long.
@@ -106,7 +106,7 @@ class TrendStore:
         try:
             return await cast(Any, self._cache.fcall(function, len(KEYS), *KEYS, *arguments))  # pyright: ignore
         except redis.exceptions.ResponseError as error:
-            if "Function not found" not in str(error):
+            if not is_missing_function(error):
                 raise
         await load_functions(self._cache)
         return await cast(Any, self._cache.fcall(function, len(KEYS), *KEYS, *arguments))  # pyright: ignore

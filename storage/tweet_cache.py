@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import redis.exceptions
 
-from storage.valkey import Valkey
+from storage.valkey import Valkey, is_missing_function
 from storage.valkey_connection import Command
 
 KEEP_S = 7 * 86_400
@@ -46,7 +46,7 @@ async def put(valkey: Valkey, records: Mapping[int, bytes]) -> None:
     try:
         await _put(valkey, records)
     except redis.exceptions.ResponseError as error:
-        if "Function not found" not in str(error):
+        if not is_missing_function(error):
             raise
         await load_functions(valkey)
         await _put(valkey, records)

@@ -113,6 +113,12 @@ async def connect(url: str, settings: Settings) -> AsyncGenerator[Valkey]:
         await pool.aclose()
 
 
+def is_missing_function(reply: object) -> bool:
+    """Whether Valkey says that it does not have a function: after a restart without persistence it
+    has none."""
+    return isinstance(reply, Exception) and "Function not found" in str(reply)
+
+
 async def best_effort(what: str, call: Awaitable[object]) -> None:
     """Awaits a call to the cache that may fail, because something else does the same later."""
     try:

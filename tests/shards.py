@@ -11,10 +11,11 @@ import pytest
 from domain.ids import TweetId, UserId
 from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
-from storage import follower_lists, timelines, valkey
+from storage import follower_lists, timelines, valkey, valkey_cluster
 from storage.followers import Change, FollowerStore
 from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
+from storage.valkey_connection import Command, HotConnection
 from storage.windows import encode
 
 BUDGET = 8
@@ -40,6 +41,7 @@ class Shard:
     """One shard, the graph that it asks, and what is looked at after each call."""
 
     cache: Valkey
+    hot: HotConnection
     store: FollowerStore
     timelines: TimelineStore
     graph: dict[UserId, list[UserId]]
@@ -76,14 +78,14 @@ class Shard:
     ) -> list[Any]:
         """Notes what `look` sees after each call of a function."""
         seen: list[Any] = []
-        fcall: Callable[..., Awaitable[Any]] = self.cache.fcall  # pyright: ignore
+        call = self.hot.call
 
-        async def watched(*arguments: Any) -> Any:
-            answer = await fcall(*arguments)
+        async def watched(commands: Sequence[Command]) -> list[Any]:
+            answer = await call(commands)
             seen.append(await look())
             return answer
 
-        monkeypatch.setattr(self.cache, "fcall", watched)
+        monkeypatch.setattr(self.hot, "call", watched)
         return seen
 
 
@@ -93,12 +95,16 @@ async def open_shard(
 ) -> AsyncGenerator[Shard]:
     """Opens an empty shard. With one call at a time it can be looked at between calls."""
     small = backing.model_copy(update={"timeline_shards": 1, "fanout_chunk_deliveries": budget})
-    async with valkey.connect(small.valkey_url, small) as cache:
+    async with (
+        valkey.connect(small.valkey_url, small) as cache,
+        valkey_cluster.open_hot(small.valkey_url, small.valkey_timeout_s) as hot,
+    ):
         await cache.flushall()
         await timelines.load_functions(cache)
         yield Shard(
             cache,
-            FollowerStore(cache, small, calls_max=calls_max),
+            hot,
+            FollowerStore(hot, cache, small, calls_max=calls_max),
             TimelineStore(cache, small),
             {
                 SMALL: [FOLLOWER],

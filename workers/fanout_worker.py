@@ -22,7 +22,7 @@ from mesh.metrics import Sample
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.tokens import ServiceIdentity
-from storage import caches, timelines, tweet_cache, valkey
+from storage import caches, timelines, tweet_cache, valkey, valkey_cluster
 from storage.followers import Change, FollowerStore
 from storage.timelines import TimelineStore
 from storage.valkey import Valkey
@@ -193,6 +193,9 @@ async def open_worker(settings: Settings) -> AsyncGenerator[FanoutWorker]:
     """Opens the handler of the group."""
     async with AsyncExitStack() as stack:
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
+        hot = await stack.enter_async_context(
+            valkey_cluster.open_hot(settings.valkey_url, settings.valkey_timeout_s)
+        )
         # A worker of a new release brings its functions along; where Valkey is away, the first call
         # that misses them loads them.
         await valkey.best_effort("loading functions", timelines.load_functions(cache))
@@ -208,7 +211,7 @@ async def open_worker(settings: Settings) -> AsyncGenerator[FanoutWorker]:
         )
         yield FanoutWorker(
             cache=cache,
-            followers=FollowerStore(cache, settings),
+            followers=FollowerStore(hot, cache, settings),
             timelines=TimelineStore(cache, settings),
             directory=graph_pb2_grpc.FollowerDirectoryServiceStub(channel),
             settings=settings,

@@ -1,7 +1,7 @@
 """Edge cases 17 and 18: huge authors, and what one call to Valkey may cost. Measured as entries and
 calls, never as time."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
 import pytest
@@ -12,6 +12,7 @@ from domain.timeline import Window
 from mesh.settings import Settings
 from storage import follower_lists, followers
 from storage.followers import Change
+from storage.valkey_connection import Command
 from storage.windows import encode
 from tests.shards import (
     BUDGET,
@@ -129,19 +130,19 @@ async def test_edge_case_17_list_that_is_another_one_in_the_middle_serves_everyo
 def counted(shard: Shard, monkeypatch: pytest.MonkeyPatch, command: str) -> list[int]:
     """Notes how often each call of a function runs a command of Valkey."""
     calls: list[int] = []
-    fcall: Callable[..., Awaitable[Any]] = shard.cache.fcall  # pyright: ignore
+    call = shard.hot.call
 
     async def total() -> int:
         stats = cast(dict[str, Any], await cast(Any, shard.cache.info("commandstats")))
         return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
-    async def watched(*arguments: Any) -> Any:
+    async def watched(commands: Sequence[Command]) -> list[Any]:
         before = await total()
-        answer = await fcall(*arguments)
+        answer = await call(commands)
         calls.append(await total() - before)
         return answer
 
-    monkeypatch.setattr(shard.cache, "fcall", watched)
+    monkeypatch.setattr(shard.hot, "call", watched)
     return calls
 
 
@@ -216,14 +217,15 @@ async def test_edge_case_18_no_call_carries_more_than_a_bounded_part(
     many = [UserId(10_000 + n) for n in range(2 * follower_lists.LOAD_PART + 100)]
     authors = [UserId(number) for number in range(100, 200)]
     shard.graph.update(dict.fromkeys(authors, many[:3]) | {HUGE: many})
-    fcall: Callable[..., Awaitable[Any]] = shard.cache.fcall  # pyright: ignore
+    call = shard.hot.call
     sizes: dict[str, list[int]] = {}
 
-    async def watched(name: str, keys: int, *arguments: Any) -> Any:
-        sizes.setdefault(name, []).append(len(b"".join(str(a).encode() for a in arguments)))
-        return await fcall(name, keys, *arguments)
+    async def watched(commands: Sequence[Command]) -> list[Any]:
+        for _, name, _, *arguments in commands:
+            sizes.setdefault(str(name), []).append(sum(len(str(each)) for each in arguments))
+        return await call(commands)
 
-    monkeypatch.setattr(shard.cache, "fcall", watched)
+    monkeypatch.setattr(shard.hot, "call", watched)
     batch = [push(10 + n, author) for n in range(3) for author in authors]
     await shard.apply(push(5, HUGE), *batch)
 

@@ -1,6 +1,6 @@
 """Fan-out into one shard of a real Valkey."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from mesh.settings import Settings
 from storage import follower_lists, followers
 from storage.followers import Change
 from storage.timelines import WindowKind
+from storage.valkey_connection import Command
 from storage.windows import encode
 from tests.shards import (
     BUDGET,
@@ -332,28 +333,28 @@ async def test_calls_that_are_under_way_end_before_a_batch_fails(
 async def fails_and_is_repeated(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     await shard.materialise(*CROWD)
     await shard.apply(remove(1, HUGE))
-    fcall: Callable[..., Awaitable[Any]] = shard.cache.fcall  # pyright: ignore
+    call = shard.hot.call
     running = calls = 0
 
-    async def fails_second(*arguments: Any) -> Any:
+    async def fails_second(commands: Sequence[Command]) -> list[Any]:
         nonlocal running, calls
-        if arguments[0] == "chirp_deliver":
+        if commands[0][1] == "chirp_deliver":
             calls += 1
             if calls == 2:
                 raise ConnectionError("lost")
         running += 1
         try:
-            return await fcall(*arguments)
+            return await call(commands)
         finally:
             running -= 1
 
-    monkeypatch.setattr(shard.cache, "fcall", fails_second)
+    monkeypatch.setattr(shard.hot, "call", fails_second)
     with pytest.raises(ConnectionError):
         await shard.apply(push(10, HUGE))
 
     assert calls > 2
     assert running == 0
-    monkeypatch.setattr(shard.cache, "fcall", fcall)
+    monkeypatch.setattr(shard.hot, "call", call)
     await shard.apply(push(10, HUGE))
     assert {tuple(await shard.timeline(v) or ()) for v in CROWD} == {(10,)}
 

@@ -8,10 +8,11 @@ import pytest_asyncio
 from domain.ids import TweetId, UserId
 from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
-from storage import timelines, valkey, windows
+from storage import timelines, valkey, valkey_cluster, windows
 from storage.followers import Change, FencedOut, FollowerStore
 from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
+from storage.valkey_connection import HotConnection
 from storage.windows import COMPLETE, encode
 
 VIEWER = UserId(500)
@@ -33,6 +34,12 @@ def settings(backing: Settings) -> Settings:
 async def cache(settings: Settings) -> AsyncGenerator[Valkey]:
     async with valkey.connect(settings.valkey_url, settings) as opened:
         await opened.flushall()
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def hot(settings: Settings) -> AsyncGenerator[HotConnection]:
+    async with valkey_cluster.open_hot(settings.valkey_url, settings.valkey_timeout_s) as opened:
         yield opened
 
 
@@ -305,9 +312,9 @@ async def test_functions_are_loaded_again_after_a_restart(cache: Valkey, store: 
 
 @pytest.mark.parametrize("op", ["push", "remove", "follow", "timeline", "recent"])
 async def test_owner_that_was_replaced_changes_nothing(
-    cache: Valkey, store: TimelineStore, settings: Settings, op: str
+    hot: HotConnection, cache: Valkey, store: TimelineStore, settings: Settings, op: str
 ):
-    followers = FollowerStore(cache, settings)
+    followers = FollowerStore(hot, cache, settings)
     await build(store, window(1))
     before = await elements(cache, store)
     shard = int(store.keys.tag(VIEWER).strip("{s}"))

@@ -2,6 +2,7 @@
 its floor once all changes have been delivered."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from domain.ids import TweetId, UserId
 from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
-from storage import valkey, windows
+from storage import valkey, valkey_cluster, windows
 from storage.followers import Change, FollowerStore
 from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
+from storage.valkey_connection import HotConnection
 from storage.windows import ENTRY_BYTES, encode
 
 VIEWER = UserId(500)
@@ -73,11 +75,11 @@ steps = st.one_of(
 class Story:
     """Plays steps on a Valkey and on the truth."""
 
-    def __init__(self, cache: Valkey, settings: Settings) -> None:
+    def __init__(self, hot: HotConnection, cache: Valkey, settings: Settings) -> None:
         self.cache, self.truth = cache, Truth()
         self.length = settings.timeline_length
         self.store = TimelineStore(cache, settings)
-        self.followers = FollowerStore(cache, settings)
+        self.followers = FollowerStore(hot, cache, settings)
         self.shard = int(self.store.keys.tag(VIEWER).strip("{s}"))
 
     async def step(self, name: str, number: int, choice: int) -> None:
@@ -155,8 +157,13 @@ class Story:
 def test_any_interleaving_leaves_a_true_window(backing: Settings, length: int):
     small = backing.model_copy(update={"timeline_length": length, "timeline_shards": 1})
     with asyncio.Runner() as runner:
-        context = valkey.connect(small.valkey_url, small)
-        cache = runner.run(context.__aenter__())
+        contexts = AsyncExitStack()
+        cache = runner.run(contexts.enter_async_context(valkey.connect(small.valkey_url, small)))
+        hot = runner.run(
+            contexts.enter_async_context(
+                valkey_cluster.open_hot(small.valkey_url, small.valkey_timeout_s)
+            )
+        )
 
         @hypothesis_settings(
             max_examples=80,
@@ -166,17 +173,19 @@ def test_any_interleaving_leaves_a_true_window(backing: Settings, length: int):
         @example([("begin", 0, 0)] + [("create", n, 2) for n in range(1, 20)])
         @given(st.lists(steps, min_size=15, max_size=60))
         def stories(story: list[tuple[str, int, int]]) -> None:
-            runner.run(play(cache, small, story))
+            runner.run(play(hot, cache, small, story))
 
         try:
             stories()
         finally:
-            runner.run(context.__aexit__(None, None, None))
+            runner.run(contexts.aclose())
 
 
-async def play(cache: Valkey, settings: Settings, story: list[tuple[str, int, int]]) -> None:
+async def play(
+    hot: HotConnection, cache: Valkey, settings: Settings, story: list[tuple[str, int, int]]
+) -> None:
     await cache.flushall()
-    told = Story(cache, settings)
+    told = Story(hot, cache, settings)
     for step in story:
         note(str(step))
         await told.step(*step)
