@@ -132,16 +132,21 @@ async def test_a_rebuild_that_was_stopped_goes_on_where_it_stopped(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
     _, readers = await story(world, 9)
-    calls, enough = 0, asyncio.Event()
+    begun = ended = 0
+    enough = asyncio.Event()
     real = Rebuilder.rebuild
 
     async def then_stopped(rebuilder: Rebuilder, viewer: UserId) -> bool:
-        nonlocal calls
-        calls += 1
-        if calls > 5:
-            enough.set()
+        nonlocal begun, ended
+        begun += 1
+        if begun > 5:
             await asyncio.Event().wait()
-        return await real(rebuilder, viewer)
+        try:
+            return await real(rebuilder, viewer)
+        finally:
+            ended += 1
+            if ended == 5:  # none is under way in timeline_server
+                enough.set()
 
     monkeypatch.setattr(Rebuilder, "rebuild", then_stopped)
     first = Done()
