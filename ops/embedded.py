@@ -12,8 +12,8 @@ from pathlib import Path
 VALKEY_SETTINGS = {
     "save": "",
     "maxclients": "4000",
-    # Entries in a node of a timeline: what is put at its head moves all of the first node. With nodes
-    # of 8 kB (the default) a delivery cost Valkey 4.4 us, with these 3.3; with 32 or 16 no less.
+    # Entries in a node of a timeline: what is put at its head moves all of the first node. With
+    # 8 kB (the default) a delivery cost Valkey 4.4 us, with this 3.3; with 32 or 16 no less.
     "list-max-listpack-size": "64",
 }
 CACHE_SETTINGS = {
