@@ -30,6 +30,7 @@ from storage.tweets import TweetRow
 
 GROUP_MAX = 64
 TRANSACTIONS_MAX = 4
+SMALL_GROUP = 8  # behind larger ones there are many, and the relay looks all the time
 PATIENCE_S = 0.05  # a transaction that takes longer does not keep the next group from beginning
 WAITING_MAX = 1_000  # tweets that wait for a transaction; one more is refused at once
 
@@ -210,5 +211,5 @@ class GroupCommit:
         if rows:
             await posts.count(connection, [row.author_id for row, _ in rows])
             await posts.insert(connection, rows)
-            await outbox.insert_all(connection, events)
+            await outbox.insert_all(connection, events, wake=len(events) <= SMALL_GROUP)
         return outcomes

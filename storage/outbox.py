@@ -9,12 +9,17 @@ first can neither mark nor unmark, however long it was asleep.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import LiteralString
+
+import psycopg
 
 from storage import database
 from storage.database import Connection
 
 RELAY_LOCK = 0x43686C67  # "Chlg": one relay leads at a time
+CHANNEL: LiteralString = "outbox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +51,32 @@ async def insert(connection: Connection, *, partition_key: int, payload: bytes) 
     )
 
 
-async def insert_all(connection: Connection, events: Sequence[tuple[int, bytes]]) -> None:
+async def insert_all(
+    connection: Connection, events: Sequence[tuple[int, bytes]], *, wake: bool = False
+) -> None:
     """The same for (partition key, payload) of several events. Which of one key's comes first is
-    not said: they must not mind."""
-    await connection.execute(
+    not said: they must not mind. With `wake` the relay is told when they commit; such commits take
+    turns in PostgreSQL, so it is for those who make few."""
+    insert: LiteralString = (
         "INSERT INTO outbox (partition_key, payload)"
-        " SELECT * FROM unnest(%s::bigint[], %b::bytea[])",
+        " SELECT * FROM unnest(%s::bigint[], %b::bytea[])"
+    )
+    await connection.execute(
+        f"WITH inserted AS ({insert}) SELECT pg_notify('{CHANNEL}', '')" if wake else insert,
         ([key for key, _ in events], [payload for _, payload in events]),
     )
+
+
+async def listen(connection: Connection) -> None:
+    """Has PostgreSQL tell this connection of new rows, as long as it leads; see `rest`."""
+    await connection.execute(f"LISTEN {CHANNEL}")
+
+
+async def rest(connection: Connection, seconds: float) -> None:
+    """Waits until somebody tells of new rows, or has done so since the last rest; at most so
+    long."""
+    async for _ in connection.notifies(timeout=seconds, stop_after=1):
+        pass
 
 
 async def fetch_last_id(connection: Connection) -> int:
@@ -89,6 +112,8 @@ async def try_lead(connection: Connection) -> bool:
 
 async def stop_leading(connection: Connection) -> None:
     """Frees the relays' lock."""
+    with suppress(psycopg.Error):  # then the connection is lost, and closed below
+        await connection.execute(f"UNLISTEN {CHANNEL}")
     await database.stop_leading(connection, RELAY_LOCK)
 
 

@@ -36,6 +36,8 @@ ROWS_PER_APPEND = 1_000  # about 25 ms of work from PostgreSQL to the mark
 ROWS_PER_UNMARK = 10_000
 ROWS_PER_DELETE = 1_000
 STANDBY_REST_S = 0.25
+# Between two looks, however many wake the relay: a look costs as much for one row as for ten.
+LOOK_REST_S = 0.004
 CHECK_EVERY_S = 1.0
 TIDY_EVERY_S = 10.0
 # The longer the outbox stays empty, the longer the rest, up to this multiple of the setting.
@@ -195,6 +197,7 @@ class Relay:
     async def _lead(self, connection: Connection, backoff: Backoff) -> None:
         poll_s = self._settings.outbox_poll_ms / 1000
         rest_s = poll_s
+        await outbox.listen(connection)
         check_at = tidy_at = 0.0
         while True:
             raise_if_cancelled()
@@ -209,8 +212,9 @@ class Relay:
                 more = await self.tidy(connection)
                 tidy_at = now + (0 if more else TIDY_EVERY_S)
             rest_s = poll_s if sent else min(rest_s * REST_GROWTH, poll_s * REST_GROWTH_MAX)
-            if sent < self._rows_max:
-                await asyncio.sleep(rest_s)
+            is_full = sent == self._rows_max
+            await asyncio.sleep(0 if is_full else LOOK_REST_S)
+            await outbox.rest(connection, 0 if is_full else rest_s - LOOK_REST_S)
 
     async def _wait_for_readers(self) -> None:
         # A refill is faster than its readers: unpaced, it would trim what they have yet to read.

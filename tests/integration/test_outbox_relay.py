@@ -110,6 +110,17 @@ async def test_an_event_waits_less_than_fifty_milliseconds_at_rest(
     assert delays[20] < 0.05  # the slowest say how busy the machine is
 
 
+async def test_a_relay_at_rest_is_woken(settings: Settings, pool: Pool) -> None:
+    long = settings.model_copy(update={"outbox_poll_ms": 10_000})
+    async with running(long), asyncio.timeout(DEADLINE_S):
+        for number in range(10):
+            async with pool.connection() as connection:
+                await outbox.insert_all(connection, [(1, str(number).encode())], wake=True)
+            await until_sent(pool)
+
+    assert await appended(settings, 1) == [str(n) for n in range(10)]
+
+
 async def test_two_relays_at_once_send_nothing_twice(settings: Settings, pool: Pool) -> None:
     async with running(settings), running(settings):
         for begin in range(0, 100, 10):
