@@ -59,14 +59,17 @@ async def run(valkey: Valkey, script: str, keys: Sequence[str], *arguments: Argu
     return reply
 
 
-async def run_all(valkey: Valkey, calls: Sequence[Call]) -> list[Any]:
-    """Runs scripts in one round trip, in order; not atomic together. Raises the first error that a
-    script raised, after all have run.
+async def run_all(
+    valkey: Valkey, calls: Sequence[Call], *, seen_at_once: bool = False
+) -> list[Any]:
+    """Runs scripts in one round trip, in order. Raises the first error that a script raised, after
+    all have run: they are not atomic together. With `seen_at_once` nobody sees what some have done
+    before the others have.
 
     A Valkey that lost its scripts (a restart) gets them again and is asked once more for the calls
     that it refused for that; which would reorder calls of one script, but it refuses all of those.
     """
-    replies = await _pipeline(valkey, calls)
+    replies = await _pipeline(valkey, calls, seen_at_once)
     refused = [
         index
         for index, reply in enumerate(replies)
@@ -75,7 +78,7 @@ async def run_all(valkey: Valkey, calls: Sequence[Call]) -> list[Any]:
     if refused:
         for script in {calls[index][0] for index in refused}:
             await cast(Any, valkey).script_load(script)
-        again = await _pipeline(valkey, [calls[index] for index in refused])
+        again = await _pipeline(valkey, [calls[index] for index in refused], seen_at_once)
         for index, reply in zip(refused, again, strict=True):
             replies[index] = reply
     for reply in replies:
@@ -96,8 +99,8 @@ def check_group(group: str) -> str:
     return group
 
 
-async def _pipeline(valkey: Valkey, calls: Sequence[Call]) -> list[Any]:
-    pipeline = cast(Any, valkey.pipeline(transaction=False))
+async def _pipeline(valkey: Valkey, calls: Sequence[Call], seen_at_once: bool) -> list[Any]:
+    pipeline = cast(Any, valkey.pipeline(transaction=seen_at_once))
     for script, keys, arguments in calls:
         pipeline.execute_command("EVALSHA", _digest(script), len(keys), *keys, *arguments)
     return cast(list[Any], await pipeline.execute(raise_on_error=False))

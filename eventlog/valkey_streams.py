@@ -171,7 +171,8 @@ class ValkeyStreams:
             head = self._heads[partition]
             keys = (scripts.stream_key(partition), scripts.head_key(partition))
             calls.append((scripts.APPEND, keys, (head.epoch, fence, head.count, retention, *pairs)))
-        replies = await client.run_all(self._valkey, calls)
+        # Or a consumer that waits would wake for the first partition, and again for the others.
+        replies = await client.run_all(self._valkey, calls, seen_at_once=len(calls) > 1)
         again: dict[int, list[str | bytes | int]] = {}
         codes: set[bytes] = set()
         for (partition, pairs), (code, count) in zip(waiting.items(), replies, strict=True):

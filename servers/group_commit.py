@@ -10,6 +10,7 @@ group. What such tweets, and those that refer to others, need is in `TweetServic
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import Context
@@ -31,6 +32,7 @@ from storage.tweets import TweetRow
 GROUP_MAX = 64
 TRANSACTIONS_MAX = 4
 SMALL_GROUP = 8  # behind larger ones there are many, and the relay looks all the time
+REST_S = 0.008  # from one transaction's beginning to the next's, at least
 PATIENCE_S = 0.05  # a transaction that takes longer does not keep the next group from beginning
 WAITING_MAX = 1_000  # tweets that wait for a transaction; one more is refused at once
 
@@ -68,7 +70,7 @@ class GroupCommit:
         self._authors: set[UserId] = set()
         """Whose tweets are being written: their next ones wait, and keep their order."""
         self._timer: asyncio.TimerHandle | None = None
-        self._began_at = 0.0  # the newest transaction, by the loop's clock
+        self._began_at = -math.inf  # the newest transaction, by the loop's clock
 
     async def write(self, tweet: Plain) -> Written | None:
         """Returns the tweet, committed; None where it has to go alone, because its author's row is
@@ -88,33 +90,27 @@ class GroupCommit:
         return outcome
 
     def _attend(self) -> None:
-        """Sees to it that what waits is written, at once or soon."""
+        """Sees to it that what waits is written, at once or when it is due."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if len(self._writing) == TRANSACTIONS_MAX:
+            return
         if all(tweet.author in self._authors for tweet, _ in self._waiting):
             return  # there is nothing, or it is for those to write who write the same authors
-        if not self._writing:
-            self._begin()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._hurry)
-
-    def _hurry(self) -> None:
-        self._timer = None
-        is_stuck = asyncio.get_running_loop().time() - self._began_at >= PATIENCE_S
-        if is_stuck and len(self._writing) < TRANSACTIONS_MAX:
-            self._begin()
-        self._attend()
-
-    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        due_at = self._began_at + (PATIENCE_S if self._writing else REST_S)
+        if loop.time() < due_at:
+            self._timer = loop.call_at(due_at, self._attend)
+            return
+        self._began_at = loop.time()
         # For whoever comes, and not for the request that it happens to begin with.
-        task = asyncio.create_task(self._write_groups(), context=Context())
-        self._writing.add(task)
+        self._writing.add(asyncio.create_task(self._write_next(), context=Context()))
 
-    async def _write_groups(self) -> None:
+    async def _write_next(self) -> None:
         try:
-            while group := self._next_group():
-                self._began_at = asyncio.get_running_loop().time()
+            if group := self._next_group():
                 await self._write_and_tell(group)
-                if len(self._writing) > 1:
-                    break
         finally:
             # Before anybody else runs, or what comes now would take this writer for busy.
             self._writing.discard(cast("asyncio.Task[None]", asyncio.current_task()))

@@ -37,7 +37,7 @@ ROWS_PER_UNMARK = 10_000
 ROWS_PER_DELETE = 1_000
 STANDBY_REST_S = 0.25
 # Between two looks, however many wake the relay: a look costs as much for one row as for ten.
-LOOK_REST_S = 0.004
+LOOK_REST_S = 0.006
 CHECK_EVERY_S = 1.0
 TIDY_EVERY_S = 10.0
 # The longer the outbox stays empty, the longer the rest, up to this multiple of the setting.
