@@ -29,16 +29,16 @@ async def test_the_first_wake_at_once():
 @pytest.mark.parametrize("count", [AT_ONCE + 1, AT_ONCE * 9, MANY])
 async def test_others_have_their_turn_after_a_few(count: int):
     sleepers = asleep(Turns(), count)
+    at_once = max(AT_ONCE, count // PART)
     before, turns = 0, 0
     while before < count:
         await asyncio.sleep(REST_S / 4)
         now = awake(sleepers)
-        assert now - before <= max(AT_ONCE, (count - before) // PART)
+        assert now - before <= at_once
         turns += now > before
         before = now
 
-    # A part of those that are left each time, while those are many, and then AT_ONCE.
-    assert turns <= PART * 2 + PART
+    assert turns <= -(-count // at_once)
 
 
 async def test_a_turn_follows_another_after_a_rest():
