@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     deadletters_max: Annotated[int, Field(ge=1)] = 1_000
     """Dead letters kept by a consumer group; when they are full, it stops instead of losing one."""
     outbox_poll_ms: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """How long the relay rests when the outbox is empty."""
+    """How long the relay rests when the outbox is empty, unless it is told of new events."""
     outbox_keep_hours: Annotated[int, Field(ge=1)] = 24
     """How long sent events stay in the outbox, so that a lost log can be filled again."""
 
