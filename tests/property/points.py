@@ -156,8 +156,10 @@ def _after_all_events(patch: pytest.MonkeyPatch, points: Points) -> None:
     """The commit's gate for tweets that are written together."""
     insert_all = outbox.insert_all
 
-    async def passing(connection: Connection, events: Sequence[tuple[int, bytes]]) -> None:
-        await insert_all(connection, events)
+    async def passing(
+        connection: Connection, events: Sequence[tuple[int, bytes]], *, wake: bool = False
+    ) -> None:
+        await insert_all(connection, events, wake=wake)
         for author, _ in events:
             await points.reach(COMMIT_HOLD, author)
 
