@@ -59,8 +59,8 @@ class Change(NamedTuple):
 
 
 class FollowerStore:
-    """Applies changes. Raises FencedOut, and redis' ConnectionError where Valkey is away; whatever
-    was applied by then may be applied again."""
+    """Applies changes. Raises FencedOut, and ConnectionError where Valkey is away; whatever was
+    applied by then may be applied again."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""One connection to Valkey shared by all calls of a process: the hot path of reads.
+"""One connection to Valkey shared by all calls of a process: the hot path of reads, and fan-out.
 
 redis-py gives each call a pooled connection and costs about 60 us of CPU a command; a home read has
 125 us in all. Here calls share writes: while replies are awaited, further calls gather, and leave
