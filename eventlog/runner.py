@@ -3,7 +3,8 @@
 What becomes of a batch:
  1. The handler takes all of it; then each partition is committed.
  2. An outage (`outages.is_outage`) is waited out: the same records again, for ever, less and less
-    often. Records whose partition was lost meanwhile are left to their new owner.
+    often. Records whose partition was lost meanwhile are left to their new owner. What takes longer
+    than a minute comes again in halves.
  3. Any other error: record by record, in order. One that fails three times becomes a dead letter,
     and the rest goes on.
  4. Where the dead letters are full, the partition stops before that record and it is tried again
@@ -40,6 +41,10 @@ COMMITS_AT_ONCE = 8  # each takes one of the client's connections, as poll and h
 REDRIVE_LOOK_S = 0.25
 
 log = logging.getLogger(__name__)
+
+
+class _TookTooLong(TimeoutError):
+    """A handler was not done in time."""
 
 
 class Runner:
@@ -168,27 +173,42 @@ class Runner:
 
     async def _handle(self, records: Sequence[Record]) -> None:
         backoff = Backoff()
-        while records:
+        left: list[Record] = list(records)
+        at_once = len(left)
+        while left:
             raise_if_cancelled()
             try:
-                began_at = time.monotonic()
-                step = traces.step(f"handle {self._group}", (each.payload for each in records))
-                try:
-                    async with asyncio.timeout(HANDLE_TIMEOUT_S):
-                        await self._handler.handle(records)
-                finally:
-                    if step is not None:
-                        step.end()
-                self._metrics.observe(records, time.monotonic() - began_at)
-                return
+                await self._handle_within(HANDLE_TIMEOUT_S, left[:at_once])
+                del left[:at_once]
+                backoff.reset()
+                continue
             except Exception as error:
                 if not is_outage(error):
                     raise
+                if isinstance(error, _TookTooLong):
+                    # Perhaps no outage, but more work than fits: all of it would never be done.
+                    at_once = max(1, at_once // 2)
                 if backoff.fresh:
                     log.warning("group %s waits out: %s", self._group, describe(error))
             await backoff.wait()
             owned = self._consumer.owned()
-            records = [record for record in records if owned.get(record.partition) == record.fence]
+            left = [record for record in left if owned.get(record.partition) == record.fence]
+
+    async def _handle_within(self, seconds: float, records: Sequence[Record]) -> None:
+        began_at = time.monotonic()
+        step = traces.step(f"handle {self._group}", (each.payload for each in records))
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                await self._handler.handle(records)
+        except TimeoutError as error:
+            if limit.expired():
+                raise _TookTooLong(f"not done within {seconds:g} s") from error
+            raise
+        finally:
+            if step is not None:
+                step.end()
+        self._metrics.observe(records, time.monotonic() - began_at)
 
     async def _commit(self, partition: int, position: str) -> None:
         try:

@@ -149,10 +149,9 @@ class Settings(BaseSettings):
     """A worker that is silent for so long loses its partitions."""
     consumer_batch: Annotated[int, Field(ge=1, le=10_000)] = 512
     """Records that a consumer takes at once."""
-    fanout_batch: Annotated[int, Field(ge=1, le=10_000)] = 2_048
+    fanout_batch: Annotated[int, Field(ge=1, le=10_000)] = 10_000
     """Records that the fan-out worker takes at once: what a timeline gets from all of them goes
-    there in one command. More would be better still, but a batch of the largest authors' tweets
-    must be delivered before it counts as an outage."""
+    there in one command. What cannot be delivered within a minute comes again in halves."""
     deadletters_max: Annotated[int, Field(ge=1)] = 1_000
     """Dead letters kept by a consumer group; when they are full, it stops instead of losing one."""
     outbox_poll_ms: Annotated[int, Field(ge=1, le=10_000)] = 10

@@ -4,8 +4,9 @@ How a batch is applied:
  1. It is parted in rounds, so that of each author what is put into windows, what is taken out, and
     what changes the follower list come in the order in which they happened. Authors do not wait for
     each other.
- 2. In a round, authors with few deliveries come first, and large rounds are parted: what is held in
-    memory is bounded, and a small author does not wait for a large one.
+ 2. A large round is parted, the oldest entries first: what is held in memory is bounded, and
+    nothing comes late. In a part, windows that authors with few deliveries write to come first, so
+    that a small author does not wait for a large one.
  3. The deliveries of a part are gathered by window (storage/gathering.py) and go to a server-side
     function (storage/functions/followers.lua), so many in a call, and the function counts what they
     cost: no call holds Valkey for long.
@@ -14,6 +15,7 @@ How a batch is applied:
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +29,10 @@ from storage.timelines import load_functions
 from storage.valkey import Valkey, is_missing_function
 from storage.valkey_connection import Command, HotConnection
 
-GATHERED_MAX = 200_000  # deliveries held in memory at once, some 15 MB; one tweet may have more
+GATHERED_MAX = 400_000  # deliveries held in memory at once, some 30 MB; one tweet may have more
 FOLLOWS_MAX = 64  # in one call
 # Calls under way at once: Valkey must not wait for Python, nor a reader for many calls.
-CALLS_MAX = 3
+CALLS_MAX = 2
 TO_FOLLOWERS = {"push", "push_active", "remove"}
 TO_ONE = {"timeline": "push", "recent": "recent", "untimeline": "remove", "unrecent": "remove"}
 FUNCTIONS = {"recent": "push"}  # gathered apart, because they are counted apart
@@ -104,7 +106,7 @@ class FollowerStore:
             if len(followers) < len(authors):
                 followers, sizes = None, await lists.sizes(authors)
             totals = _totals(entries, sizes)
-            for part in _parts(entries, sizes, totals):
+            for part in _parts(entries, sizes):
                 known = followers
                 if known is None:
                     needed = dict.fromkeys(c.author for c in part if c.op in TO_FOLLOWERS)
@@ -212,16 +214,12 @@ def _totals(entries: Sequence[Change], sizes: Mapping[UserId, int]) -> dict[User
     return totals
 
 
-def _parts(
-    entries: Sequence[Change], sizes: Mapping[UserId, int], totals: Mapping[UserId, int]
-) -> Iterator[Sequence[Change]]:
-    """Yields changes in parts that fit into memory; authors with few deliveries come first."""
-    if sum(totals.values()) <= GATHERED_MAX:
-        yield entries
-        return
+def _parts(entries: Sequence[Change], sizes: Mapping[UserId, int]) -> Iterator[Sequence[Change]]:
+    """Yields changes in parts that fit into memory, older entries before newer ones."""
     part: list[Change] = []
     held = 0
-    for change in sorted(entries, key=lambda change: totals[change.author]):
+    # They come partition by partition. Entries sort by their tweet's id.
+    for change in sorted(entries, key=attrgetter("argument")):
         size = sizes[change.author] if change.op in TO_FOLLOWERS else 1
         if part and held + size > GATHERED_MAX:
             yield part

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from storage import valkey_connection
-from storage.valkey_connection import PENDING_MAX, SharedConnection, open_connection
+from storage.valkey_connection import LONG_BYTES, PENDING_MAX, SharedConnection, open_connection
 from tests.valkeys import OwnValkey, own_valkey
 
 TIMEOUT_S = 0.2
@@ -95,6 +95,30 @@ async def test_replies_larger_than_a_packet_arrive_whole(connection: SharedConne
     answers = await connection.call([("SET", "large", large), ("GET", "large")])
 
     assert answers == [b"OK", large]
+
+
+async def test_a_long_command_waits_for_no_reply_and_takes_along_what_waits():
+    received = bytearray()
+
+    async def answer_the_greeting_only(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        await reader.readuntil(b"0\r\n")
+        writer.write(b"+OK\r\n")
+        while data := await reader.read(1 << 16):
+            received.extend(data)
+
+    async with (
+        server(answer_the_greeting_only) as url,
+        open_connection(url, DEADLINE_S) as connection,
+    ):
+        connection.call([("ECHO", "first")])
+        await until(lambda: b"first" in received, "the first command did not leave")
+        connection.call([("ECHO", "second")])
+        connection.call([("ECHO", b"x" * LONG_BYTES)])
+        await until(lambda: b"x" * LONG_BYTES in received, "the long command did not leave")
+
+    assert b"second" in received
 
 
 async def test_call_without_commands_is_answered(connection: SharedConnection):

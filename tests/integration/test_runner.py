@@ -115,6 +115,27 @@ async def test_an_outage_is_waited_out_with_the_same_records(
     assert await letters.count() == 0
 
 
+async def test_a_batch_that_takes_too_long_comes_again_in_parts(
+    settings: Settings, log: ValkeyStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Recorder):
+        async def handle(self, records: Sequence[Record]) -> None:
+            if len(records) > 2:
+                await asyncio.Event().wait()
+            await super().handle(records)
+
+    handler = Slow()
+    monkeypatch.setattr(runner, "HANDLE_TIMEOUT_S", 0.2)
+    payloads = [b"%d" % number for number in range(10)]
+    await log.append(outgoing(*payloads), fence=1)
+
+    async with runner.open_runner(settings, GROUP, handler) as worker:
+        await asyncio.wait_for(worker.step(), DEADLINE_S)
+
+    assert handler.taken == payloads
+    assert sum((await log.lag(GROUP)).values()) == 0
+
+
 async def test_a_poison_record_becomes_a_dead_letter_and_the_rest_goes_on(
     settings: Settings, log: ValkeyStreams, letters: DeadLetters
 ) -> None:
