@@ -40,8 +40,9 @@ local function publish(keys, argv)
     return seen == argv[1] and 'MOVED' or 'LOST'
   end
   if argv[2] == '' or #argv > 3 then
-    -- The time makes versions grow also when the head was lost.
-    version = math.max(version + 1, tonumber(argv[3]))
+    -- The time makes versions grow also when the head was lost: in microseconds, as what is
+    -- published in parts has a version for each.
+    version = math.max(version + 1, tonumber(argv[3]) * 1000)
   end
   local text = string.format('%.0f', version)
   for i = 4, #argv, 2 do

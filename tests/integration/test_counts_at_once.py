@@ -38,6 +38,7 @@ class Crowd:
     people: list[Account]
     servers: "list[tweet_pb2_grpc.TweetServiceAsyncStub]"
     tweets: list[tuple[Account, int]] = field(default_factory=list[tuple[Account, int]])
+    liked: list[tuple[Account, int]] = field(default_factory=list[tuple[Account, int]])
     refusals: Counter[grpc.StatusCode] = field(default_factory=Counter[grpc.StatusCode])
 
     async def trying(self, call: Awaitable[Any]) -> Any:
@@ -66,8 +67,10 @@ class Crowd:
         request: Any
         match chance.choices(range(8), weights=(5, 4, 5, 4, 3, 3, 1, 2))[0]:
             case 0:
+                self.liked.append((who, tweet))
                 call, request = server.CreateLike, tweet_pb2.CreateLikeRequest
             case 1:
+                who, tweet = chance.choice(self.liked or [(who, tweet)])
                 call, request = server.DeleteLike, tweet_pb2.DeleteLikeRequest
             case 2:
                 call, request = server.CreateRetweet, tweet_pb2.CreateRetweetRequest

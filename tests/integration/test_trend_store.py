@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from mesh.settings import Settings
-from storage import valkey
+from storage import trends, valkey
 from storage.trends import NO_VERSION, FencedOut, Lost, Moved, TrendStore
 from storage.valkey import Valkey
 
@@ -60,3 +60,24 @@ async def test_a_store_notices_losses_and_newer_publishers(cache: Valkey) -> Non
     assert int(again) > int(first)
     assert news is not None
     assert (news.whole, news.lists) == (True, {"fr": b"b"})
+
+
+async def test_what_follows_a_loss_is_new_also_where_the_parts_were_many(
+    cache: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trends, "PUBLISH_BYTES_MAX", 0)
+    store = TrendStore(cache)
+    parts = {"world": b"a", "fr": b"b", "us": b"c"}
+    before = await store.publish(parts, after=NO_VERSION, fence=5, as_of_ms=100)
+    await cache.flushall()
+
+    await store.publish({**parts, "us": b"d"}, after=NO_VERSION, fence=5, as_of_ms=101)
+    news = await store.read(before)
+    await cache.flushall()
+    await store.publish({"world": b"e", "fr": b"f"}, after=NO_VERSION, fence=5, as_of_ms=101)
+    fewer = await store.read(before)
+
+    assert news is not None
+    assert (news.whole, news.lists) == (True, {"world": b"a", "fr": b"b", "us": b"d"})
+    assert fewer is not None
+    assert (fewer.whole, fewer.lists) == (True, {"world": b"e", "fr": b"f"})
