@@ -97,8 +97,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
         "fanout_even": even,
     }
     followers = dict(zip(world.accounts, world.follower_counts, strict=True))
-    before = tools.cpu_seconds(stack.cache_process_id)
     walk = await _walk()
+    before = tools.cpu_seconds(stack.cache_process_id)
     server.calm_collector()  # as the worker's own process does
     baseline = await lpushx(stack, world)
     baseline_s = tools.cpu_seconds(stack.cache_process_id) - before

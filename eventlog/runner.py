@@ -34,7 +34,8 @@ POLL_WAIT_MS = 500
 RECORD_TRIES_MAX = 3
 # Three tries of one record hold its worker up by less than a third of a second.
 RECORD_BACKOFF_FIRST_S = 0.05
-# A handler bounds its own calls; this is for one that does not, and counts as an outage.
+# A handler bounds its own calls; this is for one that does not, or has more work than fits. Counts
+# as an outage.
 HANDLE_TIMEOUT_S = 60.0
 FULL_PAUSE_MS = 5_000
 COMMITS_AT_ONCE = 8  # each takes one of the client's connections, as poll and heartbeat do
@@ -178,7 +179,7 @@ class Runner:
         while left:
             raise_if_cancelled()
             try:
-                await self._handle_within(HANDLE_TIMEOUT_S, left[:at_once])
+                await self._handle_in_time(left[:at_once])
                 del left[:at_once]
                 backoff.reset()
                 continue
@@ -194,16 +195,16 @@ class Runner:
             owned = self._consumer.owned()
             left = [record for record in left if owned.get(record.partition) == record.fence]
 
-    async def _handle_within(self, seconds: float, records: Sequence[Record]) -> None:
+    async def _handle_in_time(self, records: Sequence[Record]) -> None:
         began_at = time.monotonic()
         step = traces.step(f"handle {self._group}", (each.payload for each in records))
-        limit = asyncio.timeout(seconds)
+        limit = asyncio.timeout(HANDLE_TIMEOUT_S)
         try:
             async with limit:
                 await self._handler.handle(records)
         except TimeoutError as error:
             if limit.expired():
-                raise _TookTooLong(f"not done within {seconds:g} s") from error
+                raise _TookTooLong(f"not done within {HANDLE_TIMEOUT_S:g} s") from error
             raise
         finally:
             if step is not None:

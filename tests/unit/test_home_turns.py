@@ -47,14 +47,15 @@ async def test_the_first_wake_at_once():
 async def test_others_have_their_turn_after_a_few(count: int, rests: list[Rest]):
     sleepers = asleep(Turns(), count)
     at_once = max(AT_ONCE, count // PART)
+    before, turns = 0, 0
     await asyncio.sleep(0)
-    before, turns = awake(sleepers), 1
-    while before < count:
-        _, take_turn = rests.pop()
-        take_turn()
-        now = awake(sleepers)
+    while (now := awake(sleepers)) < count:
         assert now - before <= at_once
         before, turns = now, turns + 1
+        _, take_turn = rests.pop()
+        take_turn()
+    assert now - before <= at_once
+    turns += 1
 
     assert turns <= -(-count // at_once)
 
