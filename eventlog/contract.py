@@ -87,6 +87,11 @@ class Consumer(Protocol):
         """
         ...
 
+    async def commit_all(self, at: Mapping[int, str]) -> Sequence[int]:
+        """The same for many partitions in one round trip, each for itself. Returns those that are
+        no longer owned, of which it records nothing."""
+        ...
+
     def pause(self, partition: int, for_ms: int) -> None:
         """Hands out nothing of a partition for a while, then begins again behind its commit."""
         ...

@@ -21,7 +21,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from eventlog import client
-from eventlog.contract import Consumer, EventLog, Handler, LeaseLost, Record
+from eventlog.contract import Consumer, EventLog, Handler, Record
 from eventlog.deadletters import DeadLetters, describe
 from eventlog.group_metrics import GroupMetrics
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
@@ -38,7 +38,6 @@ RECORD_BACKOFF_FIRST_S = 0.05
 # as an outage.
 HANDLE_TIMEOUT_S = 60.0
 FULL_PAUSE_MS = 5_000
-COMMITS_AT_ONCE = 8  # each takes one of the client's connections, as poll and heartbeat do
 REDRIVE_LOOK_S = 0.25
 
 log = logging.getLogger(__name__)
@@ -68,7 +67,6 @@ class Runner:
         self._letters = letters
         self._group = group
         self._batch = batch
-        self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
         self._redrive_look_at = 0.0
         self._metrics = metrics or GroupMetrics(group, event_log, letters)
         self.collectors: Sequence[Collector] = (
@@ -130,12 +128,8 @@ class Runner:
             for partition, run in _by_partition(records).items():
                 await self._work_one_by_one(partition, run)
             return
-        # At once: each is a round trip.
-        await asyncio.gather(
-            *(
-                self._commit(partition, run[-1].position)
-                for partition, run in _by_partition(records).items()
-            )
+        await self._commit(
+            {partition: run[-1].position for partition, run in _by_partition(records).items()}
         )
 
     async def _work_one_by_one(self, partition: int, records: Sequence[Record]) -> None:
@@ -145,7 +139,7 @@ class Runner:
                 break
             done = record.position
         if done is not None:
-            await self._commit(partition, done)
+            await self._commit({partition: done})
         if done != records[-1].position:
             self._consumer.pause(partition, FULL_PAUSE_MS)
 
@@ -211,12 +205,9 @@ class Runner:
                 step.end()
         self._metrics.observe(records, time.monotonic() - began_at)
 
-    async def _commit(self, partition: int, position: str) -> None:
-        try:
-            async with self._commits:
-                await self._consumer.commit(partition, position)
-        except LeaseLost as error:
-            log.info("group %s: %s; its new owner repeats some records", self._group, error)
+    async def _commit(self, positions: Mapping[int, str]) -> None:
+        if lost := await self._consumer.commit_all(positions):
+            log.info("group %s: the new owner of %s repeats some records", self._group, lost)
 
     async def _redrive(self) -> None:
         if time.monotonic() < self._redrive_look_at:

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 from eventlog import client, positions, scripts
-from eventlog.client import Valkey
+from eventlog.client import Call, Valkey
 from eventlog.contract import LeaseLost, Record
 from eventlog.outages import raise_if_cancelled
 from eventlog.positions import StreamId
@@ -57,21 +57,29 @@ class ValkeyConsumer:
 
     async def commit(self, partition: int, position: str) -> None:
         """See Consumer."""
-        held = self._leases.held.get(partition)
-        if held is None:
+        if await self.commit_all({partition: position}):
             raise LeaseLost(f"partition {partition} is not ours")
-        done = await client.run(
-            self._valkey,
-            scripts.COMMIT,
-            (scripts.group_key(partition, self._group),),
-            self._leases.token,
-            held.fence,
-            position,
-        )
-        if not done:
-            self._leases.drop({partition: held})
-            raise LeaseLost(f"the lease of partition {partition} went to another")
-        held.committed = positions.parse(position)
+
+    async def commit_all(self, at: Mapping[int, str]) -> Sequence[int]:
+        """See Consumer."""
+        ours = {p: held for p, held in self._leases.held.items() if p in at}
+        calls: list[Call] = [
+            (
+                scripts.COMMIT,
+                (scripts.group_key(partition, self._group),),
+                (self._leases.token, held.fence, at[partition]),
+            )
+            for partition, held in ours.items()
+        ]
+        replies = await client.run_all(self._valkey, calls)
+        taken: dict[int, Held] = {}
+        for done, (partition, held) in zip(replies, ours.items(), strict=True):
+            if done:
+                held.committed = positions.parse(at[partition])
+            else:
+                taken[partition] = held
+        self._leases.drop(taken)
+        return [partition for partition in at if partition in taken or partition not in ours]
 
     def pause(self, partition: int, for_ms: int) -> None:
         """See Consumer."""

@@ -108,6 +108,24 @@ async def test_records_without_a_commit_come_again_under_a_higher_fence(log: Eve
     assert again[0].fence > first[0].fence
 
 
+async def test_a_commit_of_many_partitions_records_those_that_are_ours(log: EventLog) -> None:
+    await log.append([Outgoing(key, b"x") for key in range(500)], fence=1)
+    async with log.consumer("fanout", "a") as first, log.consumer("fanout", "b") as second:
+        last = {record.partition: record.position for record in await read(first, 500)}
+        assert len(first.owned()) == len(last) == 16
+        deadline = time.monotonic() + DEADLINE_S
+        while len(second.owned()) < 8:
+            assert time.monotonic() < deadline, f"the second got {second.owned()} of 16"
+            await first.poll(1, 0)
+            await second.poll(1, 0)
+
+        lost = await first.commit_all(last)
+
+        assert sorted(lost) == sorted(second.owned())
+        lag = await log.lag("fanout")
+        assert {partition for partition, records in lag.items() if records} == set(lost)
+
+
 async def test_a_rewound_group_reads_everything_again(log: EventLog) -> None:
     await log.append([Outgoing(1, str(n).encode()) for n in range(10)], fence=1)
     async with log.consumer("fanout", "a") as consumer:

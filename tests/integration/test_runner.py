@@ -5,12 +5,13 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from domain import errors
-from eventlog import deadletters, runner, valkey_streams
+from eventlog import client, deadletters, runner, scripts, valkey_streams
 from eventlog.contract import Outgoing, Record
 from eventlog.deadletters import DeadLetters
 from eventlog.valkey_streams import ValkeyStreams
@@ -76,29 +77,23 @@ async def test_a_batch_is_handled_and_committed(settings: Settings, log: ValkeyS
     assert handler.taken == [b"1", b"2", b"3"]
 
 
-async def test_a_batch_of_all_partitions_leaves_connections_for_others(
+async def test_a_batch_of_all_partitions_is_committed_in_one_round_trip(
     settings: Settings, log: ValkeyStreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await log.append([Outgoing(key, b"") for key in range(500)], fence=1)
-    under_way: list[int] = []
-    most = 0
+    round_trips: list[int] = []
 
     async with runner.open_runner(settings, GROUP, Recorder()) as worker:
-        consumer = worker._consumer  # pyright: ignore[reportPrivateUsage]
-        commit = consumer.commit
+        run_all = client.run_all
 
-        async def counted(partition: int, position: str) -> None:
-            nonlocal most
-            under_way.append(partition)
-            most = max(most, len(under_way))
-            await commit(partition, position)
-            under_way.remove(partition)
+        async def counted(valkey: client.Valkey, calls: Sequence[client.Call]) -> list[Any]:
+            round_trips.append(sum(script == scripts.COMMIT for script, _, _ in calls))
+            return await run_all(valkey, calls)
 
-        monkeypatch.setattr(consumer, "commit", counted)
+        monkeypatch.setattr(client, "run_all", counted)
         await worker.step()
 
-    assert settings.eventlog_partitions > runner.COMMITS_AT_ONCE
-    assert most == runner.COMMITS_AT_ONCE
+    assert [trip for trip in round_trips if trip] == [settings.eventlog_partitions]
 
 
 async def test_an_outage_is_waited_out_with_the_same_records(
