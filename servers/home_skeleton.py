@@ -178,18 +178,11 @@ class HomeSkeleton:
 
     async def _read(self, user: UserId, known: Known, heads: Heads) -> Read | None:
         """Looks once; returns None where `known` is out of date. So does `_bypass`."""
-        due = self._is_due(user)
-        if due:
-            # Before the look, and not waited for: replies come in the order of the commands.
-            leased = self._hot.call([self._timelines.lease_command(user)])
-            home, tokens, *recents = await self._look(user, known, heads)
-            _checked(await leased)
-        else:
-            home, tokens, *recents = await self._look(user, known, heads)
+        home, tokens, *recents = await self._look(user, known, heads)
         if tokens[:2] != [known.viewer_token, known.pulled_token]:
             return None
         found = windows.parse(home)
-        if due and found is not None:
+        if found is not None and self._is_due(user):
             await self._keep(user)
         merged = await self._merged(user, known, found, recents, heads.home)
         return Read(known.viewer, merged, tokens[2])

@@ -70,7 +70,7 @@ async def drop_erased(valkey: Valkey, settings: Settings, accounts: Sequence[Use
     keys, shards = Keys(settings.timeline_shards), range(settings.timeline_shards)
     for shard in shards:
         own = [a for a in accounts if fanout.shard_of(a, settings.timeline_shards) == shard]
-        of_one = (keys.built, keys.lease, keys.marks, keys.viewer)
+        of_one = (keys.built, keys.marks, keys.viewer)
         await _unlink(
             valkey,
             [

@@ -25,7 +25,7 @@ from domain.ids import UserId
 from mesh.settings import Settings
 from storage.follower_lists import FollowerLists, LoadFollowers
 from storage.gathering import Gathered, Ids, Parts
-from storage.timelines import load_functions
+from storage.timelines import LEASE_S, load_functions
 from storage.valkey import Valkey, is_missing_function
 from storage.valkey_connection import Command, HotConnection
 
@@ -35,7 +35,8 @@ FOLLOWS_MAX = 64  # in one call
 CALLS_MAX = 2
 TO_FOLLOWERS = {"push", "push_active", "remove"}
 TO_ONE = {"timeline": "push", "recent": "recent", "untimeline": "remove", "unrecent": "remove"}
-FUNCTIONS = {"recent": "push"}  # gathered apart, because they are counted apart
+# Gathered apart, because they are counted apart.
+FUNCTIONS = {"recent": "push", "push_active": "push"}
 RECENT = {"recent", "unrecent"}
 PUT_IN = {"push", "push_active", "timeline", "recent"}
 FOLLOWS = {"follow", "unfollow"}
@@ -76,6 +77,8 @@ class FollowerStore:
         self._valkey = valkey
         self._length = settings.timeline_length
         self._budget = settings.fanout_chunk_deliveries
+        # What was read within a lease has at least so much of its life left.
+        self._leased_s = settings.timeline_keep_days * 86_400 - LEASE_S
         self._gathering = asyncio.Lock()
         self._under_way = asyncio.Semaphore(calls_max)
         self.put_in: Counter[str] = Counter()
@@ -149,10 +152,11 @@ class FollowerStore:
         applied = 0
         while begin < end:
             changed, done = await self._call(
-                "chirp_deliver",
+                "chirp_deliver_v2",
                 list(shard.fences),
                 [
                     *shard.fences.values(), FUNCTIONS.get(op, op), self._length, self._budget,
+                    self._leased_s if op == "push_active" else 0,
                     *gathered.arguments(begin, end),
                 ],
             )  # fmt: skip

@@ -4,7 +4,6 @@ Structure (see storage/functions/timelines.lua, which owns the details):
     timeline:{sN}:<viewer>   list of 32-byte entries, newest first; absent, or complete to its floor
     recent:{sN}:<author>     the same, for an author's pulled tweets
     built:{sN}:<viewer>      newest id of the snapshot that the timeline was last rebuilt from
-    lease:{sN}:<viewer>      stands for an hour after a read: active pushes reach the timeline
     marks:{sN}:<viewer>      token, as the next, of what the viewer liked and retweeted
     viewer:{sN}:<viewer>     token; what a process read after it was set holds while it stands
     pulled:{sN}              token, likewise, of the set of authors that have pulled tweets
@@ -32,7 +31,7 @@ from storage.windows import ENTRY_BYTES, MARK_ID, decode, encode, encode_all
 MARK_LIFETIME_S = 10  # a rebuild that takes longer is given up, and another may begin
 RECENT_KEEP_S = 30 * 86_400
 TOKEN_KEEP_S = 86_400
-LEASE_S = 3_600
+LEASE_S = 3_600  # a timeline that was read within it is one that active pushes reach
 LEASE_RENEW_S = 600.0  # a read renews the lease where the last renewal is older
 
 
@@ -60,10 +59,6 @@ class Keys:
     def built(self, user: UserId) -> str:
         """Where a timeline's last rebuild began: what is newer in it was pushed."""
         return f"built:{self.tag(user)}:{user}"
-
-    def lease(self, user: UserId) -> str:
-        """Whether a viewer read of late."""
-        return f"lease:{self.tag(user)}:{user}"
 
     def marks(self, user: UserId) -> str:
         """The token of what a viewer liked and retweeted."""
@@ -162,9 +157,9 @@ class TimelineStore:
         keys = [self.keys.window(kind, user)]
         arguments: list[Any] = [mark, MARK_LIFETIME_S]
         if viewer_token is not None:
-            keys += [self.keys.viewer(user), self.keys.lease(user)]
-            arguments += [viewer_token, LEASE_S]
-        answer = await self._function("chirp_begin_rebuild", keys, arguments)
+            keys.append(self.keys.viewer(user))
+            arguments.append(viewer_token)
+        answer = await self._function("chirp_begin_rebuild_v2", keys, arguments)
         return mark if answer == b"begun" else None
 
     async def commit_rebuild(
@@ -209,14 +204,9 @@ class TimelineStore:
         for shard in range(self.keys.shards):
             await self._valkey.delete(self.keys.pulled(shard))
 
-    def lease_command(self, viewer: UserId) -> tuple[str | int, ...]:
-        """The command that renews a viewer's lease; sent before a read: a window that is read is
-        one that active pushes reach."""
-        return ("SET", self.keys.lease(viewer), "1", "EX", LEASE_S)
-
     def keep_command(self, viewer: UserId) -> tuple[str, str, int]:
-        """The command that keeps a timeline materialised for another `timeline_keep_days`; sent
-        after a read has found it."""
+        """The command that keeps a timeline materialised for another `timeline_keep_days`, and so
+        renews its lease; sent after a read has found it."""
         return ("EXPIRE", self.keys.window(WindowKind.TIMELINE, viewer), self._timeline_keep_s)
 
     async def _function(self, name: str, keys: list[str], arguments: list[Any]) -> Any:

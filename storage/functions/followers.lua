@@ -42,10 +42,15 @@ end
 -- them, and at least one. They return how many it had not or had, how many are done with, and the
 -- cost.
 
-local function push_all(key, entries, length, budget)
+-- A window that has less than so many seconds left to live is dropped instead; a mark never is.
+local function push_all(key, entries, length, budget, least_s)
   local count, head = #entries / 32, call('LINDEX', key, 0)
   if not head then return 0, count, 1 end
   local hhi, hlo = unpack_id('>I4I4', head)
+  if least_s > 0 and hhi ~= MARK and call('TTL', key) < least_s then
+    call('DEL', key)
+    return 0, count, 2
+  end
   local hi, lo = unpack_id('>I4I4', entries)
   if hhi < hi or (hhi == hi and hlo < lo) then
     if count == 1 then
@@ -69,15 +74,6 @@ local function push_all(key, entries, length, budget)
   return inserted, done, spent
 end
 
--- A reader without a lease would miss the entries: the timeline is dropped.
-local function push_active(key, entries, length, budget)
-  if call('EXISTS', 'lease' .. string.sub(key, 9)) == 0 then
-    call('DEL', key)
-    return 0, #entries / 32, 2
-  end
-  return push_all(key, entries, length, budget)
-end
-
 local function remove_all(key, entries, _, budget)
   local count, removed, done, spent = #entries / 32, 0, 0, 0
   repeat
@@ -90,23 +86,24 @@ end
 -- deliver: puts entries into windows of one shard, or takes them out.
 -- KEYS fence:{sN}:<partition>, of each log partition that they come from
 -- ARGV a fence for each of them, then what is counted from here on:
---      1 'push':        into each of these windows that exists
---        'push_active': into each of these timelines that exists and whose reader has a lease
---        'remove':      out of each of these windows that exists
---      2 window length, 3 what this call may cost, in deliveries to the head of a window; then for
---      each window: its key, and its entries in one string, the oldest first
+--      1 'push':   into each of these windows that exists
+--        'remove': out of each of these windows that exists
+--      2 window length, 3 what this call may cost, in deliveries to the head of a window, 4 how many
+--      seconds a window must have left to be pushed into: one that has less is dropped; then for each
+--      window: its key, and its entries in one string, the oldest first
 -- Returns {inserted or removed, done}: so many of the entries, in the order given, are done with; the
 -- others wait for another call. At least one is done. Raises FENCED where a newer owner of one of the
 -- partitions was here.
 local function deliver(keys, argv)
   local base = #keys
   if not fenced(keys, base, argv) then return server.error_reply(FENCED) end
-  local op, length, budget = argv[base + 1], tonumber(argv[base + 2]), tonumber(argv[base + 3])
-  local apply = op == 'push' and push_all or op == 'push_active' and push_active or remove_all
+  local length, budget = tonumber(argv[base + 2]), tonumber(argv[base + 3])
+  local least_s = tonumber(argv[base + 4])
+  local apply = argv[base + 1] == 'push' and push_all or remove_all
   local changed, done = 0, 0
-  for i = base + 4, #argv, 2 do
+  for i = base + 5, #argv, 2 do
     local entries = argv[i + 1]
-    local count, taken, cost = apply(argv[i], entries, length, budget)
+    local count, taken, cost = apply(argv[i], entries, length, budget, least_s)
     changed, done, budget = changed + count, done + taken, budget - cost
     if budget <= 0 or taken < #entries / 32 then break end
   end
@@ -184,7 +181,7 @@ local function load_followers(keys, argv)
   return 1
 end
 
-server.register_function('chirp_deliver', ready(deliver))
+server.register_function('chirp_deliver_v2', ready(deliver))
 server.register_function('chirp_change_followers', ready(change_followers))
 server.register_function('chirp_follower_sizes', ready(follower_sizes))
 server.register_function('chirp_follower_parts', ready(follower_parts))

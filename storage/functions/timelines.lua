@@ -7,7 +7,6 @@
 --   recent:{sN}:<author>      window: the author's pulled tweets
 --   follower_ids:{sN}:<author> string of numbers of 8 bytes, little-endian: 0, then the followers of
 --                             this shard; one who went comes again, negative: the last counts
---   lease:{sN}:<viewer>       string: the viewer read within the last hour
 --   viewer:{sN}:<viewer>      string: a token; what was read after it was set holds while it stands
 --   fence:{sN}:<partition>    string: the greatest fence seen from an owner of that log partition
 --
@@ -18,6 +17,8 @@
 --   id 0, at the tail:    the window reaches down to the beginning of time
 --   id 2^64-1, at the head: the window is being rebuilt; the rest of the mark says by whom. What is
 --                         pushed meanwhile waits behind it and is merged when the rebuild commits.
+-- A read lets a timeline live on for all of its days (at most every ten minutes), so the time that
+-- it has left says when it was last read: its lease.
 -- Ids are compared as two numbers of 32 bits: Lua compares strings by the server's locale.
 
 local MARK = 4294967295
@@ -110,18 +111,14 @@ local function remove_own(keys, argv)
 end
 
 -- begin_rebuild: marks an absent window as being rebuilt.
--- KEYS 1 window, and of a viewer: 2 token, 3 lease
+-- KEYS 1 window, and of a viewer: 2 token
 -- ARGV 1 mark (32 bytes: 2^64-1, then a token), 2 seconds the mark lives, and of a viewer: 3 the
--- token under which the relations were read, 4 seconds the lease lives
--- With a viewer, it also renews the lease: from now on active pushes wait behind the mark.
+-- token under which the relations were read
 -- Returns 'begun', 'built' (there is one), 'busy' (somebody else rebuilds it), or 'changed' (the
 -- relations that the snapshot would be read with are not the viewer's any more: the drop that came
 -- with the change is past, so nothing else would undo a window made from them).
 local function begin_rebuild(keys, argv)
-  if keys[2] then
-    if call('GET', keys[2]) ~= argv[3] then return 'changed' end
-    call('SET', keys[3], '1', 'EX', argv[4])
-  end
+  if keys[2] and call('GET', keys[2]) ~= argv[3] then return 'changed' end
   local head = call('LINDEX', keys[1], 0)
   if head then
     return unpack_id('>I4', head) == MARK and 'busy' or 'built'
@@ -182,8 +179,9 @@ local function abandon_rebuild(keys, argv)
   return 1
 end
 
+-- A function whose arguments change gets another name: it is loaded where only an older release's is.
 server.register_function('chirp_push_own', ready(push_own))
 server.register_function('chirp_remove_own', ready(remove_own))
-server.register_function('chirp_begin_rebuild', ready(begin_rebuild))
+server.register_function('chirp_begin_rebuild_v2', ready(begin_rebuild))
 server.register_function('chirp_commit_rebuild', ready(commit_rebuild))
 server.register_function('chirp_abandon_rebuild', ready(abandon_rebuild))

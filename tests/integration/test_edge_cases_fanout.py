@@ -229,9 +229,9 @@ async def test_edge_case_18_no_call_carries_more_than_a_bounded_part(
     batch = [push(10 + n, author) for n in range(3) for author in authors]
     await shard.apply(push(5, HUGE), *batch)
 
-    assert len(sizes["chirp_deliver"]) >= (len(many) + 3 * len(batch)) / BUDGET
+    assert len(sizes["chirp_deliver_v2"]) >= (len(many) + 3 * len(batch)) / BUDGET
     # A key and an entry, written as text, are less than 200 bytes.
-    assert max(sizes["chirp_deliver"]) <= 200 * (BUDGET + 1)
+    assert max(sizes["chirp_deliver_v2"]) <= 200 * (BUDGET + 1)
     assert max(sizes["chirp_load_followers"]) <= 4 * (8 * follower_lists.LOAD_PART + 100)
     assert await shard.list_of(HUGE) == many
 

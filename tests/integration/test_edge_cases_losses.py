@@ -38,7 +38,6 @@ KINDS = [
     "timeline",
     "recent",
     "follower_ids",
-    "lease",
     "viewer",
     "pulled",
     "marks",

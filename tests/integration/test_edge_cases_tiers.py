@@ -23,7 +23,6 @@ from tests.edges import (
     held_ids,
     hold,
     insert_tweets,
-    keys,
     open_near_edges,
     post_each,
     release,
@@ -31,6 +30,7 @@ from tests.edges import (
     step,
     ways_of,
 )
+from tests.leases import end_lease
 from tests.world import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -175,7 +175,7 @@ async def test_edge_case_02_influencers_tweet_reaches_readers_of_any_lease(world
     await assert_right(world, warm, cold)
     assert await held_ids(world, cold) == tweets[::-1]
 
-    await world.cache.delete(keys(world).lease(cold.id))
+    await end_lease(world.cache, world.settings, cold.id)
     tweets += await post_each(world, [star], 2)
     await world.drain()
 

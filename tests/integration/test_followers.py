@@ -338,7 +338,7 @@ async def fails_and_is_repeated(shard: Shard, monkeypatch: pytest.MonkeyPatch) -
 
     async def fails_second(commands: Sequence[Command]) -> list[Any]:
         nonlocal running, calls
-        if commands[0][1] == "chirp_deliver":
+        if commands[0][1] == "chirp_deliver_v2":
             calls += 1
             if calls == 2:
                 raise ConnectionError("lost")

@@ -23,6 +23,7 @@ from tests.edges import (
     ways_of,
 )
 from tests.integration.accounts import Account
+from tests.leases import end_lease
 from tests.world import World
 
 ROUNDS = 2  # up through both lines and down again
@@ -97,15 +98,14 @@ class Bustle:
         names, leaseless, evicted = keys(self.world), self.readers[0].id, self.readers[1].id
         while not self.done:
             raise_if_cancelled()  # redis-py may lose it
-            await self.world.cache.delete(
-                self.chance.choice(
-                    [
-                        names.lease(leaseless),
-                        names.window(WindowKind.TIMELINE, evicted),
-                        names.window(WindowKind.RECENT, self.stars[0].id),
-                    ]
-                )
-            )
+            match self.chance.randrange(3):
+                case 0:
+                    await end_lease(self.world.cache, self.world.settings, leaseless)
+                case 1:
+                    await self.world.cache.delete(names.window(WindowKind.TIMELINE, evicted))
+                case _:
+                    recent = names.window(WindowKind.RECENT, self.stars[0].id)
+                    await self.world.cache.delete(recent)
             await asyncio.sleep(0.02)
 
 

@@ -17,6 +17,7 @@ from chirp.v1 import timeline_pb2
 from domain import paging
 from storage.timelines import Keys, WindowKind
 from tests.integration.accounts import Account
+from tests.leases import end_lease
 from tests.oracle import fetch_visible
 from tests.property.points import COMMIT_HOLD, Crash, Gate, Points
 from tests.world import World
@@ -187,8 +188,7 @@ class Story:
 
     async def go_cold(self, person: int) -> None:
         """The lease of a reader runs out."""
-        keys = Keys(self.world.settings.timeline_shards)
-        await self.world.cache.delete(keys.lease(self.people[person].id))
+        await end_lease(self.world.cache, self.world.settings, self.people[person].id)
 
     async def begin_slow_post(self, person: int) -> None:
         """A post whose transaction has its place in the outbox and does not commit yet."""
