@@ -17,7 +17,7 @@ from domain.ids import TweetId, UserId
 from domain.timeline import Entry
 from eventlog import runner
 from eventlog.contract import Record
-from mesh import catalogue, clients, priority, server
+from mesh import catalogue, clients, server
 from mesh.metrics import Sample
 from mesh.server import Process
 from mesh.settings import Settings
@@ -229,5 +229,4 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
 
 
 if __name__ == "__main__":
-    priority.give_way()
     server.main(NAME, open_process)

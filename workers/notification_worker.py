@@ -21,7 +21,7 @@ from domain import notification
 from domain.notification import Changes, Deed, Relation, RelationKind, State
 from eventlog import runner
 from eventlog.contract import Record
-from mesh import priority, server
+from mesh import server
 from mesh.metrics import Sample
 from mesh.server import Process
 from mesh.settings import Settings
@@ -202,5 +202,4 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
 
 
 if __name__ == "__main__":
-    priority.give_way()
     server.main("notification_worker", open_process)

@@ -26,7 +26,7 @@ from chirp.v1 import events_pb2
 from eventlog.contract import EventLog, Fenced, LogLost, Outgoing, RecordsMissed
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from eventlog.valkey_streams import open_log
-from mesh import catalogue, priority, server, traces
+from mesh import catalogue, server, traces
 from mesh.metrics import Sample
 from mesh.settings import Settings
 from storage import database, outbox, purges
@@ -295,5 +295,4 @@ async def open_process(settings: Settings) -> AsyncGenerator[server.Process]:
 
 
 if __name__ == "__main__":
-    priority.give_way()
     server.main("outbox_relay", open_process)

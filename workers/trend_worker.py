@@ -36,7 +36,7 @@ from eventlog import deadletters, runner
 from eventlog.contract import Record
 from eventlog.group_metrics import GroupMetrics
 from eventlog.valkey_streams import open_log
-from mesh import catalogue, priority, rpc, server
+from mesh import catalogue, rpc, server
 from mesh.metrics import Sample
 from mesh.rpc import Call
 from mesh.server import Process
@@ -314,5 +314,4 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
 
 
 if __name__ == "__main__":
-    priority.give_way()
     server.main("trend_worker", open_process)
