@@ -29,10 +29,6 @@ class EventLogError(Exception):
     """The base of the log's own errors."""
 
 
-class LeaseLost(EventLogError):
-    """The partition is no longer ours: drop what is in hand of it, and poll again."""
-
-
 class Fenced(EventLogError):
     """A writer with a higher fence has taken over: stop writing."""
 
@@ -80,16 +76,13 @@ class Consumer(Protocol):
         """
         ...
 
-    async def commit(self, partition: int, position: str) -> None:
-        """Records that everything up to and including `position` is handled.
+    async def commit(self, at: Mapping[int, str]) -> Sequence[int]:
+        """Records of each of these partitions that everything up to and including the position is
+        handled, in one round trip, each for itself.
 
-        Raises LeaseLost, and records nothing, where the partition is no longer owned.
+        Returns the partitions that are no longer owned, of which it records nothing: drop what is
+        in hand of them, and poll again.
         """
-        ...
-
-    async def commit_all(self, at: Mapping[int, str]) -> Sequence[int]:
-        """The same for many partitions in one round trip, each for itself. Returns those that are
-        no longer owned, of which it records nothing."""
         ...
 
     def pause(self, partition: int, for_ms: int) -> None:

@@ -206,7 +206,7 @@ class Runner:
         self._metrics.observe(records, time.monotonic() - began_at)
 
     async def _commit(self, positions: Mapping[int, str]) -> None:
-        if lost := await self._consumer.commit_all(positions):
+        if lost := await self._consumer.commit(positions):
             log.info("group %s: the new owner of %s repeats some records", self._group, lost)
 
     async def _redrive(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from eventlog import client, positions, scripts
 from eventlog.client import Call, Valkey
-from eventlog.contract import LeaseLost, Record
+from eventlog.contract import Record
 from eventlog.outages import raise_if_cancelled
 from eventlog.positions import StreamId
 from eventlog.valkey_leases import Held, Leases
@@ -55,12 +55,7 @@ class ValkeyConsumer:
                 # Less than Valkey can wait for: let others run instead of asking in a circle.
                 await asyncio.sleep(0.001)
 
-    async def commit(self, partition: int, position: str) -> None:
-        """See Consumer."""
-        if await self.commit_all({partition: position}):
-            raise LeaseLost(f"partition {partition} is not ours")
-
-    async def commit_all(self, at: Mapping[int, str]) -> Sequence[int]:
+    async def commit(self, at: Mapping[int, str]) -> Sequence[int]:
         """See Consumer."""
         ours = {p: held for p, held in self._leases.held.items() if p in at}
         calls: list[Call] = [

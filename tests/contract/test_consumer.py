@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from eventlog import valkey_streams
-from eventlog.contract import Consumer, EventLog, LeaseLost, Outgoing, Record
+from eventlog.contract import Consumer, EventLog, Outgoing, Record
 from mesh.settings import Settings
 
 Engine = Callable[[Settings], AbstractAsyncContextManager[EventLog]]
@@ -99,7 +99,7 @@ async def test_records_without_a_commit_come_again_under_a_higher_fence(log: Eve
     await log.append([Outgoing(1, str(n).encode()) for n in range(10)], fence=1)
     async with log.consumer("fanout", "crashes") as crashes:
         first = await read(crashes, 10)
-        await crashes.commit(first[3].partition, first[3].position)
+        assert not await crashes.commit({first[3].partition: first[3].position})
 
     async with log.consumer("fanout", "next") as successor:
         again = await read(successor, 6)
@@ -119,7 +119,7 @@ async def test_a_commit_of_many_partitions_records_those_that_are_ours(log: Even
             await first.poll(1, 0)
             await second.poll(1, 0)
 
-        lost = await first.commit_all(last)
+        lost = await first.commit(last)
 
         assert sorted(lost) == sorted(second.owned())
         lag = await log.lag("fanout")
@@ -130,10 +130,9 @@ async def test_a_rewound_group_reads_everything_again(log: EventLog) -> None:
     await log.append([Outgoing(1, str(n).encode()) for n in range(10)], fence=1)
     async with log.consumer("fanout", "a") as consumer:
         first = await read(consumer, 10)
-        await consumer.commit(first[8].partition, first[8].position)
+        assert not await consumer.commit({first[8].partition: first[8].position})
         await log.rewind("fanout")
-        with pytest.raises(LeaseLost):
-            await consumer.commit(first[9].partition, first[9].position)
+        assert await consumer.commit({first[9].partition: first[9].position})
 
         again = await read(consumer, 10)
 
@@ -144,7 +143,7 @@ async def test_a_paused_partition_begins_again_behind_its_commit(log: EventLog) 
     await log.append([Outgoing(1, str(n).encode()) for n in range(10)], fence=1)
     async with log.consumer("fanout", "a") as consumer:
         first = await read(consumer, 10)
-        await consumer.commit(first[4].partition, first[4].position)
+        assert not await consumer.commit({first[4].partition: first[4].position})
         consumer.pause(first[0].partition, 200)
         assert await consumer.poll(100, 50) == []
 
@@ -193,7 +192,7 @@ async def test_a_member_that_slept_over_its_lease_can_commit_nothing(
             assert await asyncio.to_thread(refused.wait, 10)
 
             for record in records:
-                await successor.commit(record.partition, record.position)
+                assert not await successor.commit({record.partition: record.position})
     finally:
         sleeper.kill()
         sleeper.join()
@@ -246,9 +245,6 @@ async def _read_then_commit_late(
         while not go.is_set():  # beats its heart until it is stopped by a signal
             await asyncio.sleep(0.005)
         for record in records:
-            try:
-                await consumer.commit(record.partition, record.position)
-            except LeaseLost:
-                continue
-            return
+            if not await consumer.commit({record.partition: record.position}):
+                return
         refused.set()

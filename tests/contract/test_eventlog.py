@@ -179,12 +179,12 @@ async def test_a_log_started_over_is_read_on_from_old_positions(
     await log.append(numbered(1, range(5)), fence=10)
     async with log.consumer("fanout", "a") as consumer:
         records = await read(consumer, 5)
-        await consumer.commit(records[-1].partition, records[-1].position)
+        assert not await consumer.commit({records[-1].partition: records[-1].position})
         await log.start_over(fence=11)
         await log.append(numbered(1, range(9)), fence=11)
         again = await read(consumer, 9)
         assert sum((await log.lag("fanout")).values()) >= 9
-        await consumer.commit(again[-1].partition, again[-1].position)
+        assert not await consumer.commit({again[-1].partition: again[-1].position})
 
     await log.check()
     assert payloads(again, 1) == list(range(9))
@@ -195,7 +195,7 @@ async def test_a_consumer_goes_on_after_the_log_was_lost(settings: Settings, log
     await log.append(numbered(1, range(5)), fence=10)
     async with log.consumer("fanout", "a") as consumer:
         before = await read(consumer, 5)
-        await consumer.commit(before[-1].partition, before[-1].position)
+        assert not await consumer.commit({before[-1].partition: before[-1].position})
         await flush(settings)
         await log.start_over(fence=11)
         await log.append(numbered(1, range(3)), fence=11)
@@ -214,7 +214,7 @@ async def test_a_consumer_that_was_overrun_asks_for_a_refill_and_goes_on(
         await log.append(numbered(1, range(10)), fence=1)
         async with log.consumer("fanout", "a") as consumer:
             first = await read(consumer, 10)
-            await consumer.commit(first[-1].partition, first[-1].position)
+            assert not await consumer.commit({first[-1].partition: first[-1].position})
             await log.append(numbered(1, range(10, 5_000)), fence=1)
 
             later = await consumer.poll(100, 1_000)
@@ -233,9 +233,9 @@ async def test_lag_counts_what_is_not_committed(log: EventLog) -> None:
 
     async with log.consumer("fanout", "a") as consumer:
         records = await read(consumer, 10)
-        await consumer.commit(partition, records[6].position)
+        assert not await consumer.commit({partition: records[6].position})
         assert (await log.lag("fanout"))[partition] == 3
-        await consumer.commit(partition, records[9].position)
+        assert not await consumer.commit({partition: records[9].position})
 
     assert sum((await log.lag("fanout")).values()) == 0
 
