@@ -13,6 +13,7 @@ from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
 from storage import follower_lists, timelines, valkey, valkey_cluster
 from storage.followers import Change, FollowerStore
+from storage.gathering import Ids
 from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
 from storage.valkey_connection import Command, HotConnection
@@ -48,9 +49,9 @@ class Shard:
     loaded: list[UserId] = field(default_factory=list[UserId])
 
     async def apply(self, *changes: Change, fence: int = 1) -> int:
-        async def load(author: UserId) -> Sequence[int]:
+        async def load(author: UserId) -> Ids:
             self.loaded.append(author)
-            return list(self.graph.get(author, []))
+            return np.array(self.graph.get(author, []), np.int64)
 
         return await self.store.apply(shard=0, fences={0: fence}, changes=changes, load=load)
 

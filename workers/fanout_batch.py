@@ -12,6 +12,7 @@ from mesh import catalogue
 from mesh.metrics import Histogram, Sample
 from storage import tweet_cache
 from storage.followers import Change
+from storage.gathering import Ids
 
 TIERS: Mapping[int, str] = {
     events_pb2.DELIVERY_PUSH: "normal",
@@ -105,12 +106,12 @@ class Aside:
 class OnceEach:
     """Asks for the followers of each author once in a batch, however many shards miss them."""
 
-    def __init__(self, load: Callable[[UserId], Coroutine[Any, Any, list[int]]]) -> None:
+    def __init__(self, load: Callable[[UserId], Coroutine[Any, Any, list[Ids]]]) -> None:
         self._load = load
-        self._asked: dict[UserId, asyncio.Future[list[int]]] = {}
+        self._asked: dict[UserId, asyncio.Future[list[Ids]]] = {}
 
-    async def __call__(self, author: UserId) -> list[int]:
-        """Returns an author's followers."""
+    async def __call__(self, author: UserId) -> list[Ids]:
+        """Returns an author's followers, shard by shard."""
         if author not in self._asked:
             self._asked[author] = asyncio.ensure_future(self._load(author))
         return await self._asked[author]

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import numpy as np
 from chirp.v1 import events_pb2, graph_pb2, graph_pb2_grpc
 
 from domain.fanout import shard_of
@@ -23,7 +24,9 @@ from mesh.server import Process
 from mesh.settings import Settings
 from mesh.tokens import ServiceIdentity
 from storage import caches, timelines, tweet_cache, valkey, valkey_cluster
+from storage.follower_lists import by_shard
 from storage.followers import Change, FollowerStore
+from storage.gathering import Ids
 from storage.timelines import TimelineStore
 from storage.valkey import Valkey
 from storage.windows import encode
@@ -75,7 +78,7 @@ class FanoutWorker:
                     shard=shard,
                     fences=batch.fences,
                     changes=changes,
-                    load=lambda author, shard=shard: self._of_shard(load, author, shard),
+                    load=lambda author, shard=shard: _of_shard(load, author, shard),
                 )
                 for shard, changes in enumerate(batch.shards)
                 if changes
@@ -159,23 +162,23 @@ class FanoutWorker:
         change = Change(op, UserId(followee), str(follower).encode())
         batch.of_shard(record, shard).append(change)
 
-    async def _of_shard(self, load: OnceEach, author: UserId, shard: int) -> list[int]:
-        followers = await load(author)
-        return [user for user in followers if shard_of(UserId(user), self._shards) == shard]
-
-    async def _load(self, author: UserId) -> list[int]:
-        """Asks graph_server for all followers. What it answers may be ahead of the events in hand,
-        which then change nothing when they come."""
-        followers: list[int] = []
+    async def _load(self, author: UserId) -> list[Ids]:
+        """Asks graph_server for all followers; returns them by shard. What it answers may be ahead
+        of the events in hand, which then change nothing when they come."""
+        pages: list[Ids] = []
         after = 0
         while True:
             answer = await self._directory.ListFollowerIds(
                 graph_pb2.ListFollowerIdsRequest(user_id=author, after_id=after),
             )
-            followers += answer.ids
+            pages.append(np.fromiter(answer.ids, np.int64, len(answer.ids)))
             if not answer.has_more:
-                return followers
+                return by_shard(np.concatenate(pages), self._shards)
             after = answer.ids[-1]
+
+
+async def _of_shard(load: OnceEach, author: UserId, shard: int) -> Ids:
+    return (await load(author))[shard]
 
 
 def _entry(message: events_pb2.TimelineEntry) -> Entry:

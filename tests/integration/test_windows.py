@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -10,6 +11,7 @@ from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
 from storage import timelines, valkey, valkey_cluster, windows
 from storage.followers import Change, FencedOut, FollowerStore
+from storage.gathering import Ids
 from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
 from storage.valkey_connection import HotConnection
@@ -320,8 +322,8 @@ async def test_owner_that_was_replaced_changes_nothing(
     shard = int(store.keys.tag(VIEWER).strip("{s}"))
 
     async def apply(fence: int, changes: Sequence[Change]) -> None:
-        async def load(_: UserId) -> list[int]:
-            return [VIEWER]
+        async def load(_: UserId) -> Ids:
+            return np.array([VIEWER], np.int64)
 
         await followers.apply(shard=shard, fences={3: fence}, changes=changes, load=load)
 

@@ -5,6 +5,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, note
 from hypothesis import settings as hypothesis_settings
@@ -15,6 +16,7 @@ from domain.timeline import NO_TWEET, NOBODY, Entry, Window
 from mesh.settings import Settings
 from storage import valkey, valkey_cluster, windows
 from storage.followers import Change, FollowerStore
+from storage.gathering import Ids
 from storage.timelines import TimelineStore, WindowKind
 from storage.valkey import Valkey
 from storage.valkey_connection import HotConnection
@@ -127,8 +129,8 @@ class Story:
             changes.append(Change(name, who, encode(entry(tweet, who))))
         self.truth.delivered[who] += len(changes)
 
-        async def load(_: UserId) -> list[int]:
-            return [VIEWER]
+        async def load(_: UserId) -> Ids:
+            return np.array([VIEWER], np.int64)
 
         await self.followers.apply(shard=self.shard, fences={0: 1}, changes=changes, load=load)
 

@@ -4,6 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain import fanout
+from domain.ids import MAX_ID, UserId
 from storage import follower_lists
 from storage.gathering import Gathered, Parts
 from storage.windows import ENTRY, ENTRY_BYTES
@@ -71,3 +73,13 @@ def test_follower_stands_in_a_list_where_it_came_last(history: list[tuple[bool, 
     numbers = np.array([who if came else -who for came, who in history], np.int64)
 
     assert follower_lists.resolve(numbers).tolist() == list(following)
+
+
+@given(st.lists(st.integers(1, MAX_ID)), st.integers(1, 64))
+def test_followers_are_parted_as_their_windows_are(followers: list[int], shards: int):
+    parts = follower_lists.by_shard(np.array(followers, np.int64), shards)
+
+    assert [part.tolist() for part in parts] == [
+        [user for user in followers if fanout.shard_of(UserId(user), shards) == shard]
+        for shard in range(shards)
+    ]
