@@ -67,14 +67,11 @@ class ValkeyConsumer:
             for partition, held in ours.items()
         ]
         replies = await client.run_all(self._valkey, calls)
-        taken: dict[int, Held] = {}
-        for done, (partition, held) in zip(replies, ours.items(), strict=True):
-            if done:
-                held.committed = positions.parse(at[partition])
-            else:
-                taken[partition] = held
-        self._leases.drop(taken)
-        return [partition for partition in at if partition in taken or partition not in ours]
+        done = {partition for partition, reply in zip(ours, replies, strict=True) if reply}
+        for partition in done:
+            ours[partition].committed = positions.parse(at[partition])
+        self._leases.drop({p: held for p, held in ours.items() if p not in done})
+        return [partition for partition in at if partition not in done]
 
     def pause(self, partition: int, for_ms: int) -> None:
         """See Consumer."""

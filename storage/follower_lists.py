@@ -10,10 +10,11 @@ list that holds more of the past than of the present is written anew when it is 
 
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from domain.fanout import shard_of
 from domain.ids import UserId
 from storage.gathering import Ids
 
@@ -123,11 +124,9 @@ class FollowerLists:
 
 
 def by_shard(users: Ids, shards: int) -> list[Ids]:
-    """Parts accounts by `fanout.shard_of`, which says why; many at once."""
-    mixed = users.astype(np.uint64)
-    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9
-    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB
-    place = (mixed ^ (mixed >> 31)) % shards
+    """Parts accounts by the shard that holds their timelines."""
+    # Takes arrays, too: unsigned, they wrap where a number is cut off.
+    place = cast(Any, shard_of)(users.astype(np.uint64), shards)
     return [users[place == shard] for shard in range(shards)]
 
 

@@ -25,7 +25,7 @@ from domain.ids import UserId
 from mesh.settings import Settings
 from storage.follower_lists import FollowerLists, LoadFollowers
 from storage.gathering import Gathered, Ids, Parts
-from storage.timelines import LEASE_S, load_functions
+from storage.timelines import leased_s, load_functions
 from storage.valkey import Valkey, is_missing_function
 from storage.valkey_connection import Command, HotConnection
 
@@ -77,8 +77,7 @@ class FollowerStore:
         self._valkey = valkey
         self._length = settings.timeline_length
         self._budget = settings.fanout_chunk_deliveries
-        # What was read within a lease has at least so much of its life left.
-        self._leased_s = settings.timeline_keep_days * 86_400 - LEASE_S
+        self._leased_s = leased_s(settings)
         self._gathering = asyncio.Lock()
         self._under_way = asyncio.Semaphore(calls_max)
         self.put_in: Counter[str] = Counter()

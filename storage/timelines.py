@@ -35,6 +35,16 @@ LEASE_S = 3_600  # a timeline that was read within it is one that active pushes 
 LEASE_RENEW_S = 600.0  # a read renews the lease where the last renewal is older
 
 
+def timeline_keep_s(settings: Settings) -> int:
+    """Returns for how many seconds a read keeps a timeline."""
+    return settings.timeline_keep_days * 86_400
+
+
+def leased_s(settings: Settings) -> int:
+    """Returns how many seconds a timeline has left to live, at least, whose reader has a lease."""
+    return timeline_keep_s(settings) - LEASE_S
+
+
 class WindowKind(Enum):
     """The two kinds of windows; the value is the prefix of their keys."""
 
@@ -86,7 +96,7 @@ class TimelineStore:
     def __init__(self, valkey: Valkey, settings: Settings) -> None:
         self._valkey = valkey
         self._length = settings.timeline_length
-        self._timeline_keep_s = settings.timeline_keep_days * 86_400
+        self._timeline_keep_s = timeline_keep_s(settings)
         self.keys = Keys(settings.timeline_shards)
 
     async def drop(self, viewer: UserId) -> None:

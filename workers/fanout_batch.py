@@ -110,11 +110,11 @@ class OnceEach:
         self._load = load
         self._asked: dict[UserId, asyncio.Future[list[Ids]]] = {}
 
-    async def __call__(self, author: UserId) -> list[Ids]:
-        """Returns an author's followers, shard by shard."""
+    async def __call__(self, author: UserId, shard: int) -> Ids:
+        """Returns an author's followers in a shard."""
         if author not in self._asked:
             self._asked[author] = asyncio.ensure_future(self._load(author))
-        return await self._asked[author]
+        return (await self._asked[author])[shard]
 
 
 class Freshness:

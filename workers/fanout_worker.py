@@ -78,7 +78,7 @@ class FanoutWorker:
                     shard=shard,
                     fences=batch.fences,
                     changes=changes,
-                    load=lambda author, shard=shard: _of_shard(load, author, shard),
+                    load=lambda author, shard=shard: load(author, shard),
                 )
                 for shard, changes in enumerate(batch.shards)
                 if changes
@@ -175,10 +175,6 @@ class FanoutWorker:
             if not answer.has_more:
                 return by_shard(np.concatenate(pages), self._shards)
             after = answer.ids[-1]
-
-
-async def _of_shard(load: OnceEach, author: UserId, shard: int) -> Ids:
-    return (await load(author))[shard]
 
 
 def _entry(message: events_pb2.TimelineEntry) -> Entry:

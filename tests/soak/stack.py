@@ -22,7 +22,7 @@ from ops.processes import KINDS
 from ops.stack import Stack
 from ops.up import Supervisor
 from storage.database import Connection
-from tests.leases import end
+from storage.timelines import leased_s
 from tests.soak.plan import Fault
 
 REPLICAS = 2
@@ -117,8 +117,10 @@ class SoakStack:
         url = self.settings.valkey_url
         async with redis.asyncio.Redis.from_url(url, socket_timeout=VALKEY_TIMEOUT_S) as valkey:
             with suppress(redis.exceptions.RedisError, OSError):
+                pipeline = valkey.pipeline(transaction=False)
                 async for key in cast(Any, valkey).scan_iter("timeline:*", count=1_000):
-                    await end(valkey, self.settings, key)
+                    pipeline.expire(key, leased_s(self.settings) - 1, lt=True)
+                await pipeline.execute()
 
     async def _freeze(self, name: str, for_s: float) -> str:
         process_id = self._supervisor.process_ids.get(name)
