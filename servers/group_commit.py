@@ -24,7 +24,7 @@ from domain.ids import TweetId, UserId
 from mesh import traces
 from servers import tweet_writer
 from servers.tweet_writer import AlreadyPosted, Notices, Written
-from storage import database, outbox, posts, tweets
+from storage import database, posts, tweets
 from storage.database import Connection, Pool
 from storage.snowflakes import IdMinter
 from storage.tweets import TweetRow
@@ -177,14 +177,15 @@ class GroupCommit:
     async def _insert(self, connection: Connection, group: Sequence[Plain]) -> list[Outcome]:
         """The transaction. The authors' rows are locked first: from there on, ids in the outbox
         grow in the order of an author's commits."""
-        stamps, used = await posts.lock_free_authors(
+        stamps, used = await posts.count_free_authors(
             connection,
             [tweet.author for tweet in group],
             [(tweet.author, tweet.request_id) for tweet in group if tweet.request_id],
         )
         outcomes: list[Outcome] = []
         rows: list[tuple[TweetRow, str]] = []
-        events: list[tuple[int, bytes]] = []
+        events: list[bytes] = []
+        repeated: list[UserId] = []
         for tweet in group:
             stamp = stamps.get(tweet.author)
             if stamp is None:
@@ -192,6 +193,7 @@ class GroupCommit:
                 continue
             if (tweet.author, tweet.request_id) in used:
                 outcomes.append(AlreadyPosted())
+                repeated.append(tweet.author)
                 continue
             row, first_pulled = tweet_writer.stamped(
                 tweet.row(TweetId(self._ids.mint())), stamp, tweet.location
@@ -202,10 +204,10 @@ class GroupCommit:
                 row, tweet.notices, first_pulled=first_pulled, trace=tweet.trace
             )
             rows.append((row, tweet.request_id))
-            events.append((tweet.author, event))
+            events.append(event)
             outcomes.append(Written(row, ()))
+        if repeated:
+            await posts.take_back(connection, repeated)
         if rows:
-            await posts.count(connection, [row.author_id for row, _ in rows])
-            await posts.insert(connection, rows)
-            await outbox.insert_all(connection, events, wake=len(events) <= SMALL_GROUP)
+            await posts.insert(connection, rows, events, wake=len(rows) <= SMALL_GROUP)
         return outcomes

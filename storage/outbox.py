@@ -20,6 +20,11 @@ from storage.database import Connection
 
 RELAY_LOCK = 0x43686C67  # "Chlg": one relay leads at a time
 CHANNEL: LiteralString = "outbox"
+INSERT_ALL: LiteralString = (
+    "INSERT INTO outbox (partition_key, payload) SELECT * FROM unnest(%s::bigint[], %b::bytea[])"
+)
+WAKE: LiteralString = f"pg_notify('{CHANNEL}', '')"
+"""What tells the relay of new rows, when it is selected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +62,8 @@ async def insert_all(
     """The same for (partition key, payload) of several events. Which of one key's comes first is
     not said: they must not mind. With `wake` the relay is told when they commit; such commits take
     turns in PostgreSQL, so it is for those who make few."""
-    insert: LiteralString = (
-        "INSERT INTO outbox (partition_key, payload)"
-        " SELECT * FROM unnest(%s::bigint[], %b::bytea[])"
-    )
     await connection.execute(
-        f"WITH inserted AS ({insert}) SELECT pg_notify('{CHANNEL}', '')" if wake else insert,
+        f"WITH inserted AS ({INSERT_ALL}) SELECT {WAKE}" if wake else INSERT_ALL,
         ([key for key, _ in events], [payload for _, payload in events]),
     )
 

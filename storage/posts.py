@@ -1,27 +1,41 @@
 """Plain tweets of several authors in one transaction: a statement does for all of them what it
-does for one. Plain tweets refer to no other, so they change nobody's row but their authors'.
+does for one, and two do all of it: each costs the server a wait at its connection. Plain tweets
+refer to no other, so they change nobody's row but their authors'.
 
 Lock order: only users rows, and none that another transaction holds, so nobody waits for anybody.
 """
 
 import json
 from collections.abc import Sequence
+from typing import LiteralString
 
 from domain.ids import UserId
 from domain.tier import Tier
+from storage import outbox
 from storage.database import Connection
 from storage.tweets import AuthorStamp, TweetRow
 
+_INSERT: LiteralString = (
+    "INSERT INTO tweets (id, author_id, content, media_urls, hashtags, mentions, conversation_id,"
+    " location, delivery, request_id, created_at)"
+    " SELECT id, author_id, content, media_urls, hashtags, mentions, id, location, delivery,"
+    " request_id, created_at FROM json_to_recordset(%s::json) AS posted (id bigint,"
+    " author_id bigint, content text, media_urls text[], hashtags text[], mentions bigint[],"
+    " location text, delivery smallint, request_id text, created_at timestamptz)"
+)
 
-async def lock_free_authors(
+
+async def count_free_authors(
     connection: Connection, authors: Sequence[UserId], requests: Sequence[tuple[UserId, str]]
 ) -> tuple[dict[UserId, AuthorStamp], set[tuple[UserId, str]]]:
-    """Locks the rows of those accounts that are there and that nobody else has locked. Returns
-    their stamps, and which of these request ids the authors, where their rows are locked, used
-    before. In a pipeline that is one round trip."""
+    """Locks the rows of those accounts that are there and that nobody else has locked, and counts
+    one tweet more for each. Returns their stamps, and which of these request ids the authors, where
+    their rows are locked, used before. In a pipeline that is one round trip."""
     locked = await connection.execute(
-        "SELECT id, tier, location, first_pulled_tweet_id FROM users WHERE id = ANY(%s)"
-        " AND erased_at IS NULL FOR NO KEY UPDATE SKIP LOCKED",
+        "UPDATE users SET tweet_count = tweet_count + 1 FROM (SELECT id FROM users"
+        " WHERE id = ANY(%s) AND erased_at IS NULL FOR NO KEY UPDATE SKIP LOCKED) AS free"
+        " WHERE users.id = free.id"
+        " RETURNING users.id, tier, location, first_pulled_tweet_id",
         (list(authors),),
     )
     used = None
@@ -41,15 +55,22 @@ async def lock_free_authors(
     return stamps, {(UserId(row[0]), str(row[1])) for row in rows}
 
 
-async def count(connection: Connection, authors: Sequence[int]) -> None:
-    """Counts one tweet more for each author."""
+async def take_back(connection: Connection, authors: Sequence[UserId]) -> None:
+    """Takes back what was counted for authors who post nothing after all."""
     await connection.execute(
-        "UPDATE users SET tweet_count = tweet_count + 1 WHERE id = ANY(%s)", (list(authors),)
+        "UPDATE users SET tweet_count = tweet_count - 1 WHERE id = ANY(%s)", (list(authors),)
     )
 
 
-async def insert(connection: Connection, tweets: Sequence[tuple[TweetRow, str]]) -> None:
-    """Inserts plain tweets, each with its request id or ""."""
+async def insert(
+    connection: Connection,
+    tweets: Sequence[tuple[TweetRow, str]],
+    events: Sequence[bytes],
+    *,
+    wake: bool,
+) -> None:
+    """Inserts plain tweets, each with its request id or "", and the event of each; `wake` as in
+    outbox.insert_all."""
     # One parameter for all: lists of lists have no array type.
     rows = [
         {
@@ -67,11 +88,7 @@ async def insert(connection: Connection, tweets: Sequence[tuple[TweetRow, str]])
         for row, request_id in tweets
     ]
     await connection.execute(
-        "INSERT INTO tweets (id, author_id, content, media_urls, hashtags, mentions,"
-        " conversation_id, location, delivery, request_id, created_at)"
-        " SELECT id, author_id, content, media_urls, hashtags, mentions, id, location, delivery,"
-        " request_id, created_at FROM json_to_recordset(%s::json) AS posted (id bigint,"
-        " author_id bigint, content text, media_urls text[], hashtags text[], mentions bigint[],"
-        " location text, delivery smallint, request_id text, created_at timestamptz)",
-        (json.dumps(rows, ensure_ascii=False),),
+        f"WITH posted AS ({_INSERT}), told AS ({outbox.INSERT_ALL})"
+        f" SELECT {outbox.WAKE if wake else ''}",
+        (json.dumps(rows, ensure_ascii=False), [row.author_id for row, _ in tweets], list(events)),
     )

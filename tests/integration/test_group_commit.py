@@ -1,6 +1,7 @@
 """Tweets that are written together: each gets the answer that it would get alone."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from contextvars import ContextVar
@@ -104,6 +105,8 @@ async def test_a_request_id_is_used_once_also_by_two_at_once(
     assert isinstance(second, AlreadyPosted)
     assert isinstance(of_other, Written)
     assert len(await tweets_of(pool, author)) == 1
+    # What was counted for the one that is not stored was taken back.
+    assert await events_and_count(pool, author) == (1, 1)
 
 
 async def test_who_comes_first_does_not_lend_the_group_its_context(
@@ -132,6 +135,40 @@ async def test_whose_row_is_held_goes_alone_and_keeps_nobody_waiting(
     assert answers[0] is None
     assert answers[1] is not None
     assert await tweets_of(pool, held) == []
+
+
+async def test_counts_are_exact_while_others_change_the_same_rows(
+    pool: Pool, commit: GroupCommit, authors: list[UserId]
+) -> None:
+    few, changes, done = authors[:4], 0, asyncio.Event()
+
+    async def change() -> None:
+        nonlocal changes
+        while not done.is_set():
+            async with pool.connection() as connection:
+                await connection.execute(
+                    "UPDATE users SET follower_count = follower_count + 1 WHERE id = ANY(%s)",
+                    (few,),
+                )
+            changes += 1
+
+    changing = asyncio.create_task(change())
+    written: Counter[UserId] = Counter()
+    for _ in range(100):
+        outcomes = await asyncio.gather(*(commit.write(plain(author)) for author in few))
+        written.update(author for author, each in zip(few, outcomes, strict=True) if each)
+    done.set()
+    await changing
+
+    assert changes > 10
+    for author in few:
+        assert written[author] == len(await tweets_of(pool, author))
+        assert await events_and_count(pool, author) == (written[author], written[author])
+        async with pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT follower_count FROM users WHERE id = %s", (author,)
+            )
+            assert await cursor.fetchone() == (changes,)
 
 
 async def test_a_transaction_that_is_stuck_keeps_nobody_waiting(

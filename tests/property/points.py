@@ -13,10 +13,11 @@ import redis.exceptions
 from eventlog.contract import Record
 from eventlog.valkey_consumer import ValkeyConsumer
 from servers.announcer import Announcer
-from storage import outbox
+from storage import outbox, posts
 from storage.database import Connection
 from storage.followers import FollowerStore
 from storage.timelines import TimelineStore, WindowKind
+from storage.tweets import TweetRow
 from storage.valkey_connection import Command
 from workers.fanout_worker import FanoutWorker
 
@@ -107,7 +108,7 @@ def installed() -> Generator[Points]:
             patch, outbox, "insert", points, None, COMMIT_HOLD,
             lambda _, rest: int(rest["partition_key"]),
         )  # fmt: skip
-        _after_all_events(patch, points)
+        _after_posts(patch, points)
         for name in LOSABLE:
             _losable(patch, name, points)
         _losable_news(patch, points)
@@ -152,18 +153,22 @@ def _around(
     patch.setattr(owner, name, passing)
 
 
-def _after_all_events(patch: pytest.MonkeyPatch, points: Points) -> None:
+def _after_posts(patch: pytest.MonkeyPatch, points: Points) -> None:
     """The commit's gate for tweets that are written together."""
-    insert_all = outbox.insert_all
+    insert = posts.insert
 
     async def passing(
-        connection: Connection, events: Sequence[tuple[int, bytes]], *, wake: bool = False
+        connection: Connection,
+        tweets: Sequence[tuple[TweetRow, str]],
+        events: Sequence[bytes],
+        *,
+        wake: bool,
     ) -> None:
-        await insert_all(connection, events, wake=wake)
-        for author, _ in events:
-            await points.reach(COMMIT_HOLD, author)
+        await insert(connection, tweets, events, wake=wake)
+        for row, _ in tweets:
+            await points.reach(COMMIT_HOLD, row.author_id)
 
-    patch.setattr(outbox, "insert_all", passing)
+    patch.setattr(posts, "insert", passing)
 
 
 def _losable(patch: pytest.MonkeyPatch, name: str, points: Points) -> None:
