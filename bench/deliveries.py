@@ -14,11 +14,10 @@ import time
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from chirp.v1 import events_pb2
 
-from bench import tools
+from bench import resp, tools
 from bench.rows import Row, at_least
 from bench.stack import BenchStack
 from bench.world import World
@@ -264,12 +263,8 @@ async def lpushx(stack: BenchStack, world: World) -> float:
                 b"*3\r\n$6\r\nLPUSHX\r\n$%d\r\n%b\r\n$32\r\n%b\r\n" % (len(key), key, entry)
             )
         parts.append(b"".join(commands))
-    url = urlsplit(stack.settings.valkey_url)
-    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    reader, writer = await resp.connect(stack.settings.valkey_url)
     try:
-        writer.write(f"AUTH {url.password}\r\n".encode())
-        if await reader.readline() != b"+OK\r\n":
-            raise tools.LoadFailed("Valkey refused the password")
         started = time.perf_counter()
         asked = answered = 0
         while answered < LPUSHX_COMMANDS:

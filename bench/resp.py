@@ -5,7 +5,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import hiredis
 
@@ -30,16 +30,27 @@ class Batch:
         )
 
 
+async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connects to a Valkey, by its port or its socket. Raises LoadFailed where it refuses us."""
+    at_url = urlsplit(url)
+    reader, writer = (
+        await asyncio.open_unix_connection(unquote(at_url.path))
+        if at_url.scheme == "unix"
+        else await asyncio.open_connection(at_url.hostname, at_url.port)
+    )
+    writer.write(f"AUTH {at_url.password}\r\n".encode())
+    if await reader.readline() != b"+OK\r\n":
+        writer.close()
+        raise LoadFailed("Valkey refused the password")
+    return reader, writer
+
+
 async def pump(url: str, batches: Sequence[Batch], under_way: int) -> float:
     """Sends everything, with so many commands unanswered at most, or one batch; returns how many
     seconds it took. Raises LoadFailed where a command is refused."""
-    at_url = urlsplit(url)
     sent = [b"".join(batch.parts) for batch in batches]
-    reader, writer = await asyncio.open_connection(at_url.hostname, at_url.port)
+    reader, writer = await connect(url)
     try:
-        writer.write(f"AUTH {at_url.password}\r\n".encode())
-        if await reader.readline() != b"+OK\r\n":
-            raise LoadFailed("Valkey refused the password")
         parser = hiredis.Reader()
         waiting = at = 0
         started = time.perf_counter()

@@ -73,7 +73,8 @@ class Settings(BaseSettings):
     valkey_url: str = "redis://127.0.0.1:6379/0"
     """Valkey for caches and timelines; may evict, may lose everything. `rediss://` is TLS, with
     `?ssl_ca_certs=<file>` by an authority of one's own. `redis+cluster://` or `rediss+cluster://`
-    names any node of a Valkey Cluster: without it, a cluster refuses most calls."""
+    names any node of a Valkey Cluster: without it, a cluster refuses most calls.
+    `unix://:password@/path?db=0` is a socket of the same machine."""
     eventlog_url: str = "redis://127.0.0.1:6380/0"
     """Valkey for the event log; must not evict, keeps an append-only file."""
 

@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections import deque
 from pathlib import Path
+from urllib.parse import quote
 
 # docker-compose.yml says the same to the official images.
 VALKEY_SETTINGS = {
@@ -30,6 +31,8 @@ EVENTLOG_SETTINGS = {
     "appendfsync": "everysec",
     "maxmemory-policy": "noeviction",
 }
+
+SOCKET_PATH_MAX = 103  # bytes; what systems have room for (Linux 107, macOS 103)
 
 DEFAULT_PORTS = range(20_000, 32_000)
 PORT_TRIES = 1_000
@@ -85,12 +88,15 @@ def envoy_binary() -> Path:
 
 def valkey_command(folder: Path, port: int, password: str, *, cache: bool) -> list[str]:
     """Returns the command of a Valkey. The cache may evict and keeps nothing on disk; the event
-    log never evicts and appends to a file, synced each second."""
+    log never evicts and appends to a file, synced each second. It listens on the port, and on a
+    socket in its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "valkey.conf"
+    socket_path = valkey_socket(folder)
     settings = {
         "bind": "127.0.0.1",
         "port": str(port),
+        **({"unixsocket": str(socket_path), "unixsocketperm": "700"} if socket_path else {}),
         "dir": str(folder.resolve()),
         "requirepass": password,
         **VALKEY_SETTINGS,
@@ -103,8 +109,25 @@ def valkey_command(folder: Path, port: int, password: str, *, cache: bool) -> li
 
 
 def valkey_url(port: int, password: str) -> str:
-    """Returns the URL of a Valkey that `valkey_command` runs."""
+    """Returns the URL of a Valkey that `valkey_command` runs, by its port."""
     return f"redis://:{password}@127.0.0.1:{port}/0"
+
+
+def valkey_local_url(folder: Path, port: int, password: str) -> str:
+    """Returns its URL by its socket, which costs both sides less than a port; by its port where the
+    folder's path is too long for a socket."""
+    path = valkey_socket(folder)
+    return f"unix://:{password}@{quote(str(path))}?db=0" if path else valkey_url(port, password)
+
+
+def valkey_socket(folder: Path) -> Path | None:
+    """Returns where a Valkey with this folder has its socket, if it has one."""
+    return fitting_socket(folder.resolve() / "socket")
+
+
+def fitting_socket(path: Path) -> Path | None:
+    """Returns the path of a socket, None where it is too long for one."""
+    return path if len(os.fsencode(path)) <= SOCKET_PATH_MAX else None
 
 
 def write_secret(path: Path, content: str) -> None:

@@ -71,7 +71,7 @@ class LocalStack:
             return Backing("PostgreSQL", "CHIRP_DATABASE_URL", url, answers, None)
         install = embedded_postgres.prepare(self._data / "postgres")
         port = embedded.free_port()
-        url = install.url(port)
+        url = install.local_url(port)
         child = ChildSpec(
             name="postgres",
             command=install.command(port),
@@ -172,8 +172,11 @@ class LocalStack:
         # A new password each time: nobody connects longer than the stack runs.
         port, password = embedded.free_port(), secrets.token_urlsafe(24)
         outside = _is_set(self._settings, field)
+        folder, is_cache = self._data / name, name == "cache"
         url = (
-            str(getattr(self._settings, field)) if outside else embedded.valkey_url(port, password)
+            str(getattr(self._settings, field))
+            if outside
+            else embedded.valkey_local_url(folder, port, password)
         )
 
         def answers() -> Coroutine[Any, Any, bool]:
@@ -181,7 +184,6 @@ class LocalStack:
 
         child = None
         if not outside:
-            folder, is_cache = self._data / name, name == "cache"
             large_pages = embedded.CACHE_ENVIRONMENT if is_cache else {}
             child = ChildSpec(
                 name=name,

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import hiredis
 import redis.asyncio
@@ -42,7 +43,7 @@ class _Packing:
         return [hiredis.pack_command((*name.split(), *rest))]
 
 
-class _Stopping(redis.asyncio.Connection):
+class _Stopping:
     """redis-py sends by asyncio.wait_for, which loses cancellations (see mesh/tasks.py): a call
     whose caller has gone would go on."""
 
@@ -52,13 +53,17 @@ class _Stopping(redis.asyncio.Connection):
         """As redis-py's."""
         try:
             with losing_no_cancellation():
-                await super().send_packed_command(command, check_health)
+                await cast(Any, super()).send_packed_command(command, check_health)
         except asyncio.CancelledError:
-            await self.disconnect(nowait=True)  # nobody will read the answer
+            await cast(Any, self).disconnect(nowait=True)  # nobody will read the answer
             raise
 
 
-class _Connection(_Packing, _Stopping):
+class _Connection(_Packing, _Stopping, redis.asyncio.Connection):
+    pass
+
+
+class _SocketConnection(_Packing, _Stopping, redis.asyncio.UnixDomainSocketConnection):
     pass
 
 
@@ -104,7 +109,8 @@ async def connect(url: str, settings: Settings) -> AsyncGenerator[Valkey]:
         # A caller knows what to do without the cache; three tries would only keep it waiting.
         retry=Retry(NoBackoff(), 0),
     )
-    pool.connection_class = _TlsConnection if url.startswith("rediss:") else _Connection
+    kinds = {"rediss": _TlsConnection, "unix": _SocketConnection}
+    pool.connection_class = kinds.get(urlsplit(url).scheme, _Connection)
     valkey = redis.asyncio.Redis(connection_pool=pool)
     try:
         yield valkey

@@ -8,7 +8,7 @@ parsed by hiredis. It does nothing else: no transactions, and one node; `valkey_
 such connection for each node of a cluster.
 
 URLs are those of redis-py: `rediss://` is TLS, with `?ssl_ca_certs=<file>` by an authority of one's
-own; the server's name is always checked.
+own; the server's name is always checked. `unix://:password@/path?db=0` is a socket of this machine.
 
 Guarantees: replies come in the order of the commands; a call either gets all its replies or raises
 ConnectionError, at the latest after twice `timeout_s`. Nothing is sent twice. While there is no
@@ -199,17 +199,22 @@ class SharedConnection(asyncio.Protocol):
             delay = min(delay * 2, RETRY_LAST_S)
 
     async def _connect(self) -> None:
-        await self._loop.create_connection(
-            lambda: self,
-            self._url.hostname or "127.0.0.1",
-            self._url.port or 6379,
-            ssl=self._tls(),
-        )
+        if self._url.scheme == "unix":
+            await self._loop.create_unix_connection(lambda: self, unquote(self._url.path))
+            database = parse_qs(self._url.query).get("db", ["0"])[0]
+        else:
+            await self._loop.create_connection(
+                lambda: self,
+                self._url.hostname or "127.0.0.1",
+                self._url.port or 6379,
+                ssl=self._tls(),
+            )
+            database = self._url.path.strip("/") or "0"
         hello: list[Command] = []
         if self._url.password:
             user = unquote(self._url.username or "") or "default"
             hello.append(("AUTH", user, unquote(self._url.password)))
-        hello.append(("SELECT", self._url.path.strip("/") or "0"))
+        hello.append(("SELECT", database))
         for reply in await self._send(pack(hello), len(hello)):
             if isinstance(reply, Exception):
                 raise ConnectionError(f"Valkey refused us: {reply}")

@@ -4,12 +4,10 @@ which files run in one process."""
 import asyncio
 import itertools
 import os
-import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from mesh import keys
 from mesh.settings import Settings
 from ops import embedded, embedded_postgres
 from storage import database
-from tests import ports
+from tests import ports, stores
 
 START_TIMEOUT_S = 20.0
 
@@ -74,11 +72,11 @@ def backing() -> Iterator[Settings]:
         folder.chmod(0o755)
         install = embedded_postgres.prepare(folder / "postgres")
         port = embedded.free_port()
-        stack.enter_context(_running(install.command(port, durable=False), install.account))
+        stack.enter_context(stores.running(install.command(port, durable=False), install.account))
         cache_port, log_port = embedded.free_port(), embedded.free_port()
         for name, valkey_port in (("cache", cache_port), ("eventlog", log_port)):
             stack.enter_context(
-                _running(
+                stores.running(
                     embedded.valkey_command(
                         folder / name, valkey_port, "secret", cache=name == "cache"
                     )
@@ -148,26 +146,6 @@ async def fresh_settings(backing: Settings) -> AsyncGenerator[Settings]:
             yield backing.model_copy(update={"database_url": f"{base}/{name}"})
         finally:
             await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
-
-
-@contextmanager
-def _running(
-    command: list[str], account: embedded_postgres.Account | None = None
-) -> Generator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        command,
-        cwd="/",
-        user=account.user if account else None,
-        group=account.group if account else None,
-        extra_groups=[] if account and account.user is not None else None,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)  # PostgreSQL: fast shutdown; Valkey: stop
-        process.wait(timeout=20)
 
 
 async def _until_answering(settings: Settings) -> None:

@@ -25,6 +25,7 @@ class OwnValkey:
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         """`settings` are those of Valkey that the cache does not have."""
         self._port = embedded.free_port()
+        self._folder = folder
         self._command = embedded.valkey_command(folder, self._port, PASSWORD, cache=True)
         for name, value in (settings or {}).items():
             self._command += (f"--{name}", value)
@@ -33,6 +34,11 @@ class OwnValkey:
     @property
     def url(self) -> str:
         return embedded.valkey_url(self._port, PASSWORD)
+
+    @property
+    def local_url(self) -> str:
+        """By its socket."""
+        return embedded.valkey_local_url(self._folder, self._port, PASSWORD)
 
     @property
     def port(self) -> int:

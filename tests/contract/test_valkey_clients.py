@@ -1,5 +1,5 @@
 """What redis-py and our own connections promise alike, on real Valkeys: with a password, plain and
-behind TLS, one node and a cluster of three."""
+behind TLS, one node, by its port and its socket, and a cluster of three."""
 
 import asyncio
 import tempfile
@@ -63,6 +63,9 @@ async def place(request: pytest.FixtureRequest, servers: Servers) -> AsyncGenera
     for node in nodes:
         await node.command("FLUSHALL")
     url = cluster.url if kind.cluster else servers.node.url
+    if kind.socket:
+        url = servers.node.local_url
+        assert url.startswith("unix:")
     if not kind.tls:
         yield Place(kind, url, servers.authority)
         return

@@ -157,6 +157,18 @@ async def test_calls_fail_at_once_while_valkey_is_away_and_work_again_after(
     assert await connection.call([("ECHO", "back")]) == [b"back"]
 
 
+async def test_it_connects_again_by_a_socket_that_a_killed_valkey_left(valkey: OwnValkey):
+    async with open_connection(valkey.local_url, TIMEOUT_S) as connection:
+        assert await connection.call([("ECHO", "first")]) == [b"first"]
+        valkey.stop()
+        await until(lambda: not connection.connected, "it does not notice")
+
+        await valkey.start()
+
+        await until(lambda: connection.connected, "it does not connect again")
+        assert await connection.call([("ECHO", "back")]) == [b"back"]
+
+
 async def test_it_connects_where_valkey_starts_later(valkey: OwnValkey):
     valkey.stop()
     async with open_connection(valkey.url, TIMEOUT_S) as connection:
@@ -247,8 +259,11 @@ async def test_wrong_password_fails_calls_and_not_the_process(valkey: OwnValkey,
             connection.call([("PING",)])
 
 
-async def test_database_of_the_url_is_selected(valkey: OwnValkey):
+@pytest.mark.parametrize("by_socket", [False, True])
+async def test_database_of_the_url_is_selected(valkey: OwnValkey, by_socket: bool):
     url = valkey.url.removesuffix("/0") + "/3"
+    if by_socket:
+        url = valkey.local_url.removesuffix("=0") + "=3"
     async with open_connection(url, 1.0) as third, open_connection(valkey.url, 1.0) as first:
         await third.call([("SET", "here", "3")])
 

@@ -67,6 +67,7 @@ class Kind:
     open: Open
     cluster: bool
     tls: bool
+    socket: bool = False
 
 
 CLIENTS = (("redis-py", open_redis_py), ("ours", valkey_cluster.open_hot))
@@ -75,7 +76,7 @@ KINDS = [
     for name, opened in CLIENTS
     for where in ("node", "cluster")
     for how in ("plain", "tls")
-]
+] + [Kind(f"{name}-node-socket", opened, False, False, socket=True) for name, opened in CLIENTS]
 TLS_KINDS = [kind for kind in KINDS if kind.tls]
 
 
