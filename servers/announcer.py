@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Sequence
 
+from chirp.v1 import tweet_pb2
+
 from domain.ids import UserId
-from servers import tweet_records, tweet_writer
+from servers import tweet_writer
 from servers.tweet_writer import Written
 from storage import tweet_cache
 from storage.timelines import TimelineStore
@@ -23,11 +25,10 @@ class Announcer:
         self._cache = cache
         self._hot = hot
 
-    async def created(self, written: Written) -> None:
-        """The author sees the new tweet at once in the own timeline."""
+    async def created(self, written: Written, record: tweet_pb2.TweetRecord) -> None:
+        """The author sees the new tweet at once in the own timeline; `record` is the tweet's."""
         row = written.row
         stored = _stale(written)
-        record = tweet_records.from_row(row)
         stored[row.id] = tweet_cache.encode(row.version, record.SerializeToString())
         author, entry = UserId(row.author_id), tweet_writer.entry_of(row)
         commands = [

@@ -2,7 +2,6 @@
 original."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from chirp.v1 import events_pb2, tweet_pb2, user_pb2, user_pb2_grpc
 
@@ -10,7 +9,7 @@ from domain import paging
 from domain.errors import TweetNotFound, Unauthenticated
 from domain.ids import MAX_ID, TweetId, UserId
 from mesh.rpc import Call
-from servers import tweet_writer
+from servers import tweet_records, tweet_writer
 from servers.announcer import Announcer
 from servers.tweet_reader import TweetReader
 from servers.tweet_service import check_id, new_row
@@ -56,7 +55,7 @@ class EngagementService:
         await self._reader.refuse_blocked(call.caller, target.author_id)
         async with self._pool.connection() as connection, connection.transaction():
             written = await self._retweet(connection, target, call.caller)
-        await self._announcer.created(written)
+        await self._announcer.created(written, tweet_records.from_row(written.row))
         return await self._reader.answer_id(target.id, call.caller)
 
     async def DeleteRetweet(self, request: tweet_pb2.DeleteRetweetRequest, call: Call) -> bytes:
@@ -146,8 +145,7 @@ class EngagementService:
         own = await retweets.fetch_own(connection, user, TweetId(target.id))
         if own is not None:
             return Written(own, ())
-        row = replace(
-            new_row(TweetId(self._ids.mint()), user),
+        row = new_row(TweetId(self._ids.mint()), user)._replace(
             retweet_of=target.id,
             original_author_id=target.author_id,
         )

@@ -3,7 +3,7 @@ graph_server."""
 
 from collections.abc import AsyncIterator, Collection, Container, Sequence
 
-from chirp.v1 import graph_pb2, graph_pb2_grpc
+from chirp.v1 import graph_pb2, graph_pb2_grpc, tweet_pb2
 
 from domain.errors import Blocked, TweetNotFound
 from domain.ids import UserId
@@ -34,10 +34,11 @@ class TweetReader:
         """Returns one tweet as `user` sees it."""
         return (await self.tweets([row], user))[0]
 
-    async def answer_new(self, row: TweetRow, user: UserId) -> bytes:
+    async def answer_new(self, record: tweet_pb2.TweetRecord, user: UserId) -> bytes:
         """The same of a tweet that was just made: nobody marked it yet."""
-        view = _SignedIn(self, self._pool, user, new=row.id)
-        return (await self._presenter.tweets(_records([row]), view, self._fetch))[0]
+        view = _SignedIn(self, self._pool, user, new=record.id)
+        records = [tweet_records.from_proto(record)]
+        return (await self._presenter.tweets(records, view, self._fetch))[0]
 
     async def answer_id(self, tweet_id: int, user: UserId | None) -> bytes:
         """The same by id; raises TweetNotFound where it, or what it repeats, is not there."""

@@ -2,7 +2,7 @@
 `engagement_service.py` and `thread_service.py`."""
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from chirp.v1 import tweet_pb2, user_pb2, user_pb2_grpc
@@ -60,10 +60,11 @@ class TweetService:
         except AlreadyPosted:
             # What follows is done again: it may be why the client did not get the first answer.
             written = Written(await self._posted(call.caller, draft.request_id), ())
-            await self._announcer.created(written)
+            await self._announcer.created(written, tweet_records.from_row(written.row))
             return await self._reader.answer(written.row, call.caller)
-        await self._announcer.created(written)
-        return await self._reader.answer_new(written.row, call.caller)
+        record = tweet_records.from_row(written.row)
+        await self._announcer.created(written, record)
+        return await self._reader.answer_new(record, call.caller)
 
     async def GetTweet(self, request: tweet_pb2.GetTweetRequest, call: Call) -> bytes:
         """Gets a tweet that is not deleted."""
@@ -220,8 +221,7 @@ def _new_row(
             raise TweetNotFound(f"{field}: no such tweet")
     parent = referred.targets[draft.reply_to] if draft.reply_to else None
     quoted = referred.targets[draft.quote_of] if draft.quote_of else None
-    return replace(
-        new_row(tweet_id, author),
+    return new_row(tweet_id, author)._replace(
         content=draft.content,
         media_urls=list(draft.media_urls),
         hashtags=list(draft.hashtags),

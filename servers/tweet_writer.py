@@ -7,7 +7,7 @@ in the outbox grow in the order of an author's commits, and no two transactions 
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from chirp.v1 import events_pb2
 
@@ -107,7 +107,7 @@ def stamped(row: TweetRow, stamp: AuthorStamp, location: str) -> tuple[TweetRow,
     author's first that is pulled."""
     delivery = fanout.plan(stamp.tier)
     first_pulled = delivery is Delivery.PULL and stamp.first_pulled_tweet_id is None
-    return replace(row, delivery=int(delivery), location=location or stamp.location), first_pulled
+    return row._replace(delivery=int(delivery), location=location or stamp.location), first_pulled
 
 
 def created_event(

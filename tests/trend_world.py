@@ -7,7 +7,7 @@ import time
 import unicodedata
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import grpc
 from chirp.v1 import trend_pb2, trend_pb2_grpc
@@ -170,8 +170,7 @@ class TrendWorld:
         moment = first_id_at(int(self.now_ms - minutes_ago * MINUTE_MS))
         tweet_id = TweetId(moment + next(self._numbers))
         content = unicodedata.normalize("NFC", content)
-        row = replace(
-            tweet_service.new_row(tweet_id, author),
+        row = tweet_service.new_row(tweet_id, author)._replace(
             content=content,
             hashtags=tweet.hashtags(content),
         )

@@ -45,7 +45,7 @@ def plain(author: UserId, content: str = "hello", *, request_id: str = "") -> Pl
         request_id=request_id,
         location="",
         notices=NO_NOTICES,
-        row=lambda tweet_id: replace(new_row(tweet_id, author), content=content),
+        row=lambda tweet_id: new_row(tweet_id, author)._replace(content=content),
     )
 
 
