@@ -88,7 +88,8 @@ async def insert(
         for row, request_id in tweets
     ]
     await connection.execute(
-        f"WITH posted AS ({_INSERT}), told AS ({outbox.INSERT_ALL})"
+        # The short one first: traces show how a statement begins.
+        f"WITH told AS ({outbox.INSERT_ALL}), posted AS ({_INSERT})"
         f" SELECT {outbox.WAKE if wake else ''}",
-        (json.dumps(rows, ensure_ascii=False), [row.author_id for row, _ in tweets], list(events)),
+        ([row.author_id for row, _ in tweets], list(events), json.dumps(rows, ensure_ascii=False)),
     )

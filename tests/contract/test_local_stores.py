@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from ops import embedded, embedded_postgres, probes
+from ops.embedded_postgres import Install
 from tests import stores
 
 NAMES = ["plain", "a b %20 ?x=1#y@:"]
@@ -19,22 +20,36 @@ LONG = "long" * 30
 PASSWORD = "secret"
 
 
-@pytest.fixture
-def base() -> Generator[Path]:
+class Base:
+    """A folder for stores, and in it one of PostgreSQL's, which takes long to make."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._postgres = folder / "first"
+        embedded_postgres.prepare(self._postgres)
+
+    def postgres(self, name: str) -> Install:
+        """PostgreSQL in a folder of this name."""
+        self._postgres = self._postgres.rename(self.folder / name)
+        return embedded_postgres.prepare(self._postgres)
+
+
+@pytest.fixture(scope="module")
+def base() -> Generator[Base]:
     # /tmp and not pytest's own folder, which PostgreSQL's account cannot enter.
     with tempfile.TemporaryDirectory(prefix="chirp-stores-") as folder:
         path = Path(folder)
         path.chmod(0o755)
-        yield path
+        yield Base(path)
 
 
 @pytest.mark.parametrize(
     ("name", "by_socket"),
     [*((name, True) for name in NAMES), ('"quoted"', True), ("a,b", False), (LONG, False)],
 )
-def test_postgres_answers_by_its_socket_and_its_port(base: Path, name: str, by_socket: bool):
+def test_postgres_answers_by_its_socket_and_its_port(base: Base, name: str, by_socket: bool):
     port = embedded.free_port()
-    install = embedded_postgres.prepare(base / name)
+    install = base.postgres(name)
     local = install.local_url(port)
     command = install.command(port, durable=False)
     with stores.running(command, install.account):
@@ -44,12 +59,12 @@ def test_postgres_answers_by_its_socket_and_its_port(base: Path, name: str, by_s
         assert any(install.data.glob(".s.PGSQL.*")) == by_socket
 
 
-def test_sockets_that_a_killed_postgres_left_are_removed(base: Path):
-    install = embedded_postgres.prepare(base)
+def test_sockets_that_a_killed_postgres_left_are_removed(base: Base):
+    install = base.postgres("killed")
     for left in (".s.PGSQL.20000", ".s.PGSQL.20000.lock"):
         (install.data / left).touch()
 
-    embedded_postgres.prepare(base)
+    base.postgres("killed")
 
     assert not list(install.data.glob(".s.PGSQL.*"))
 
@@ -57,8 +72,8 @@ def test_sockets_that_a_killed_postgres_left_are_removed(base: Path):
 @pytest.mark.parametrize(
     ("name", "by_socket"), [*((name, True) for name in NAMES), ("a,b", True), (LONG, False)]
 )
-def test_valkey_answers_by_its_socket_and_its_port(base: Path, name: str, by_socket: bool):
-    folder, port = base / name, embedded.free_port()
+def test_valkey_answers_by_its_socket_and_its_port(base: Base, name: str, by_socket: bool):
+    folder, port = base.folder / f"valkey {name}", embedded.free_port()
     local = embedded.valkey_local_url(folder, port, PASSWORD)
     command = embedded.valkey_command(folder, port, PASSWORD, cache=True)
     with stores.running(command):
