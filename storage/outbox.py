@@ -24,7 +24,8 @@ INSERT_ALL: LiteralString = (
     "INSERT INTO outbox (partition_key, payload) SELECT * FROM unnest(%s::bigint[], %b::bytea[])"
 )
 WAKE: LiteralString = f"pg_notify('{CHANNEL}', '')"
-"""What tells the relay of new rows, when it is selected."""
+"""Selected beside new rows, it tells the relay when they commit. Such commits take turns in
+PostgreSQL, so it is for those who make few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,11 @@ async def insert(connection: Connection, *, partition_key: int, payload: bytes) 
     )
 
 
-async def insert_all(
-    connection: Connection, events: Sequence[tuple[int, bytes]], *, wake: bool = False
-) -> None:
+async def insert_all(connection: Connection, events: Sequence[tuple[int, bytes]]) -> None:
     """The same for (partition key, payload) of several events. Which of one key's comes first is
-    not said: they must not mind. With `wake` the relay is told when they commit; such commits take
-    turns in PostgreSQL, so it is for those who make few."""
+    not said: they must not mind."""
     await connection.execute(
-        f"WITH inserted AS ({INSERT_ALL}) SELECT {WAKE}" if wake else INSERT_ALL,
-        ([key for key, _ in events], [payload for _, payload in events]),
+        INSERT_ALL, ([key for key, _ in events], [payload for _, payload in events])
     )
 
 

@@ -69,8 +69,8 @@ async def insert(
     *,
     wake: bool,
 ) -> None:
-    """Inserts plain tweets, each with its request id or "", and the event of each; `wake` as in
-    outbox.insert_all."""
+    """Inserts plain tweets, each with its request id or "", and the event of each; `wake` says
+    whether to tell the relay (outbox.WAKE)."""
     # One parameter for all: lists of lists have no array type.
     rows = [
         {

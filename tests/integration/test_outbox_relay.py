@@ -114,8 +114,9 @@ async def test_a_relay_at_rest_is_woken(settings: Settings, pool: Pool) -> None:
     long = settings.model_copy(update={"outbox_poll_ms": 10_000})
     async with running(long), asyncio.timeout(DEADLINE_S):
         for number in range(10):
-            async with pool.connection() as connection:
-                await outbox.insert_all(connection, [(1, str(number).encode())], wake=True)
+            async with pool.connection() as connection, connection.transaction():
+                await outbox.insert_all(connection, [(1, str(number).encode())])
+                await connection.execute(f"SELECT {outbox.WAKE}")
             await until_sent(pool)
 
     assert await appended(settings, 1) == [str(n) for n in range(10)]
