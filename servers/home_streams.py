@@ -6,12 +6,14 @@ when it is delivered, in four stages as for a page: the skeleton is what was off
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
 
 from chirp.v1 import stream_pb2, timeline_pb2
 
 from domain import stream_token, timeline, varint
 from domain.errors import Unavailable
 from domain.ids import UserId
+from domain.stream_token import Token
 from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 from mesh.rpc import Call
 from mesh.streams import HEARTBEAT, Answers
@@ -67,15 +69,7 @@ class HomeStreams:
         token = None
         if request.resume_token:
             token = stream_token.decode(request.resume_token, partitions=self._partitions)
-        try:
-            async with asyncio.timeout(self._begin_s):
-                await self._source.tail.ready()
-        except TimeoutError:
-            raise Unavailable("this server has just started; try again") from None
-        stream = HomeStream(self._source, token)
-        watch = await self._watches.join(call.caller, stream)
-        self._streams.add(stream)
-        try:
+        async with self._opened(call.caller, token) as (stream, watch):
             stream.begin()
             call.stream.newest_token = stream.newest_token
             yield HEARTBEAT
@@ -90,9 +84,25 @@ class HomeStreams:
                 elif at_once is None:
                     async for message in self._deliver(stream, watch, batch):
                         yield message
-        finally:
-            self._streams.discard(stream)
-            self._watches.leave(watch, stream)
+
+    @asynccontextmanager
+    async def _opened(
+        self, user: UserId, token: Token | None
+    ) -> AsyncGenerator[tuple[HomeStream, Watch]]:
+        with self._source.tail.attended():
+            try:
+                async with asyncio.timeout(self._begin_s):
+                    await self._source.tail.ready()
+            except TimeoutError:
+                raise Unavailable("this server has just started; try again") from None
+            stream = HomeStream(self._source, token)
+            watch = await self._watches.join(user, stream)
+            self._streams.add(stream)
+            try:
+                yield stream, watch
+            finally:
+                self._streams.discard(stream)
+                self._watches.leave(watch, stream)
 
     async def prepare(self, batch: list[Seen]) -> None:
         """Gets what streams will ask for, once for all of them, before any of them is told. Waits

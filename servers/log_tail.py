@@ -8,12 +8,16 @@ What is seen of an event besides itself is what resume tokens are made of (domai
 
 How floors rise: an event says up to which sequence all were sent before it. In its own partition
 they stand before it; in the others, they were read when all was read that was there afterwards.
+
+While nobody attends, because no stream is open, it rests between reads: one read then brings what
+would have been dozens. (At 2,700 posts a second that was 7 % of a core, and the log's work for it.)
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from chirp.v1 import events_pb2
@@ -24,6 +28,7 @@ from eventlog.outages import Backoff, is_outage, raise_if_cancelled
 
 READ_MAX = 1_000
 WAIT_MS = 1_000
+REST_S = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +128,11 @@ class LogTail:
         self._listeners: list[tuple[Callable[[list[Seen]], None], Callable[[], None]]] = []
         self._gate: Callable[[list[Seen]], Awaitable[None]] | None = None
         self._ready = asyncio.Event()
+        self._attending = 0
+        self._attended = asyncio.Event()
+        self._caught_up = asyncio.Event()
+        """Not set from a rest until what came meanwhile was read, or cannot be."""
+        self._caught_up.set()
 
     @property
     def reach(self) -> Reach:
@@ -138,9 +148,23 @@ class LogTail:
         """Has events handed to `gate` first; nobody is told of them before it has returned."""
         self._gate = gate
 
+    @contextmanager
+    def attended(self) -> Generator[None]:
+        """Has events told as they come, as long as it is held; else up to REST_S later."""
+        self._attending += 1
+        self._attended.set()
+        try:
+            yield
+        finally:
+            self._attending -= 1
+            if not self._attending:
+                self._attended.clear()
+
     async def ready(self) -> None:
-        """Waits until everything was read that was in the log when this process began."""
+        """Waits until everything was read that was in the log when this process began, and for who
+        attends, what came while nobody did; that not while the log is away."""
         await self._ready.wait()
+        await self._caught_up.wait()
 
     async def run(self) -> None:
         """Follows until cancelled; waits while the log is away."""
@@ -152,14 +176,17 @@ class LogTail:
                 if not begun:
                     await self._begin()
                     begun = True
-                await self._step()
+                read_all = await self._step()
                 backoff.reset()
+                if read_all and not self._attending:
+                    await self._rest()
             except RecordsMissed as error:
                 log.error("the event log was read too slowly: %s", error)
                 begun = False
             except Exception as error:
                 if not is_outage(error):
                     raise
+                self._caught_up.set()
                 if backoff.fresh:
                     log.warning("cannot follow the event log: %s", type(error).__name__)
                 await backoff.wait()
@@ -170,9 +197,16 @@ class LogTail:
         for _, on_begin in self._listeners:
             on_begin()
 
-    async def _step(self) -> None:
+    async def _rest(self) -> None:
+        self._caught_up.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REST_S):
+                await self._attended.wait()
+
+    async def _step(self) -> bool:
+        """Reads once; returns whether there was something, and all of it was read."""
         began_at = int(self._clock())
-        wait_ms = WAIT_MS if self._ready.is_set() else 0
+        wait_ms = WAIT_MS if self._ready.is_set() and self._caught_up.is_set() else 0
         records = await self._reader.read(self._reach.positions, READ_MAX, wait_ms)
         epoch, said = self._epoch, self._said
         if records:
@@ -187,12 +221,15 @@ class LogTail:
             self.sent_again_to = seen[-1].event.sent_again_to
         else:
             self.at = began_at
-        if len(records) < READ_MAX // len(self._reach.positions):
-            # What was said to be sent before this read was there, and nothing was left.
-            self._ready.set()
-            self._raise_floors(said)
-            if epoch == self._epoch:
-                self.settled = max(self.settled, said)
+        if len(records) >= READ_MAX // len(self._reach.positions):
+            return False
+        # What was said to be sent before this read was there, and nothing was left.
+        self._ready.set()
+        self._caught_up.set()
+        self._raise_floors(said)
+        if epoch == self._epoch:
+            self.settled = max(self.settled, said)
+        return bool(records)
 
     def _note_settled(self, seen: list[Seen]) -> None:
         for each in seen:

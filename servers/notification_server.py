@@ -44,11 +44,10 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         )
         event_log = await stack.enter_async_context(open_log(settings))
         presenter = NotificationPresenter(user_pb2_grpc.UserDirectoryServiceStub(to_graph))
-        streaming = NotificationStreams(
-            pool, presenter, graph_pb2_grpc.BlockDirectoryServiceStub(to_blocks)
-        )
         tail = LogTail(event_log.reader(), event_log.partitions, keep=0)
-        tail.listen(streaming.on_seen, streaming.on_begin)
+        streaming = NotificationStreams(
+            pool, presenter, graph_pb2_grpc.BlockDirectoryServiceStub(to_blocks), tail
+        )
         servicers = (NotificationService(pool, presenter), streaming)
         descriptor = notification_pb2.DESCRIPTOR.services_by_name["NotificationService"]
         feed, streams = PurgeFeed(pool, settings), Streams(settings)

@@ -17,7 +17,7 @@ from domain.ids import UserId
 from mesh.rpc import Call
 from mesh.streams import HEARTBEAT, RESYNC_REQUIRED, Answers, Ended
 from mesh.tasks import raise_if_cancelled
-from servers.log_tail import Seen
+from servers.log_tail import LogTail, Seen
 from servers.notification_presenter import NotificationPresenter
 from storage import notifications
 from storage.database import Pool
@@ -27,17 +27,20 @@ READ_EACH = 50
 
 
 class NotificationStreams:
-    """The open streams of notifications. `on_seen` and `on_begin` wake them."""
+    """The open streams of notifications, woken by what `tail` sees."""
 
     def __init__(
         self,
         pool: Pool,
         presenter: NotificationPresenter,
         blocks: "graph_pb2_grpc.BlockDirectoryServiceAsyncStub",
+        tail: LogTail,
     ) -> None:
         self._pool = pool
         self._presenter = presenter
         self._blocks = blocks
+        self._tail = tail
+        tail.listen(self._on_seen, self._on_begin)
         self._wakes: dict[UserId, set[asyncio.Event]] = {}
 
     async def StreamNotifications(
@@ -46,7 +49,7 @@ class NotificationStreams:
         """Streams what is new for the caller."""
         user = call.caller
         place = notification.decode_token(request.resume_token)
-        with self._waking(user) as wake:
+        with self._tail.attended(), self._waking(user) as wake:
             box = await notifications.fetch_box(self._pool, user)
             if place is None:
                 place = box.last_id
@@ -73,14 +76,14 @@ class NotificationStreams:
                 if len(page.rows) < READ_EACH:
                     await wake.wait()
 
-    def on_seen(self, batch: list[Seen]) -> None:
+    def _on_seen(self, batch: list[Seen]) -> None:
         """Wakes the streams of accounts that have something new."""
         for seen in batch:
             if seen.event.HasField("notifications_changed"):
                 for wake in self._wakes.get(UserId(seen.event.notifications_changed.user_id), ()):
                     wake.set()
 
-    def on_begin(self) -> None:
+    def _on_begin(self) -> None:
         """Wakes all: what the log said before is not known."""
         for wakes in self._wakes.values():
             for wake in wakes:

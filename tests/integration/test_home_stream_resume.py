@@ -112,9 +112,11 @@ async def test_what_is_no_longer_in_the_log_is_not_passed_over(world: World) -> 
     await world.relay_all()
     async with reading(world.timelines, reader) as stream:
         token = stream.token
-    for _ in range(5):
-        await world.post(author)
-        await world.relay_all()
+    async with reading(world.timelines, author) as stream:
+        for _ in range(5):
+            await world.post(author)
+            await world.relay_all()
+        await stream.ids(5)  # so this server has read all of it
     for partition in range(world.event_log.partitions):
         await world.eventlog.xtrim(stream_key(partition), maxlen=1, approximate=False)
 
