@@ -37,7 +37,8 @@ from workers import fanout_worker
 ACCOUNTS_AT_ONCE = 8
 ORACLE_TIMEOUT_S = 120.0
 STALLED_S = 30.0  # events that stand still for so long have nobody who handles them
-DRAIN_POLL_S = 0.1
+DRAIN_LOOK_FIRST_S = 0.005  # mostly little is left; then half as often each time
+DRAIN_LOOK_LAST_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,7 @@ class Verifier:
         async with self._pool.connection() as connection:
             newest = await audits.fetch_newest_tweet(connection)
         waiting, moved_at = -1, time.monotonic()
+        rest_s = DRAIN_LOOK_FIRST_S
         while True:
             async with self._pool.connection() as connection:
                 unsent = await outbox.count_unsent(connection)
@@ -169,7 +171,8 @@ class Verifier:
                     f"{unsent} events wait for outbox_relay, {behind} for fanout_worker,"
                     f" and for {STALLED_S:.0f} s nothing moved"
                 )
-            await asyncio.sleep(DRAIN_POLL_S)
+            await asyncio.sleep(rest_s)
+            rest_s = min(2 * rest_s, DRAIN_LOOK_LAST_S)
 
     async def _check(self, viewer: UserId, newest: int, report: Report) -> Difference | None:
         home = await self._reader.read(viewer)
