@@ -1,8 +1,9 @@
+import re
 import unicodedata
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domain import tweet
@@ -223,6 +224,19 @@ def test_tag_that_was_found_is_found_again_under_the_same_name(text: str):
         assert tweet.hashtags(f"#{tag}") == [tag]
         assert tweet.fold(tag) == tag
         assert unicodedata.is_normalized("NFKC", tag)
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=6))
+@example("")
+@example("_")
+@example("_1")
+@example("A_1")
+@example("a b")
+def test_an_ascii_text_is_a_tag_if_it_has_a_letter_and_else_only_digits(text: str):
+    assert tweet.is_tag(text) == (re.fullmatch(r"\w*[a-zA-Z]\w*", text, re.ASCII) is not None)
+    # A letter of another script beside it takes the way that is for all of them.
+    if tweet.is_tag(text):
+        assert tweet.fold(text) == tweet.fold(text + "\u00e9")[:-1] == text.lower()
 
 
 def test_every_character_that_stands_in_a_tag_folds_into_a_tag():
