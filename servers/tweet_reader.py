@@ -36,9 +36,11 @@ class TweetReader:
 
     async def answer_new(self, record: tweet_pb2.TweetRecord, user: UserId) -> bytes:
         """The same of a tweet that was just made: nobody marked it yet."""
+        made = tweet_records.from_proto(record)
+        if not made.refers:
+            return await self._presenter.new(made)
         view = _SignedIn(self, self._pool, user, new=record.id)
-        records = [tweet_records.from_proto(record)]
-        return (await self._presenter.tweets(records, view, self._fetch))[0]
+        return (await self._presenter.tweets([made], view, self._fetch))[0]
 
     async def answer_id(self, tweet_id: int, user: UserId | None) -> bytes:
         """The same by id; raises TweetNotFound where it, or what it repeats, is not there."""
