@@ -7,7 +7,7 @@ environment; its clock follows the uses, which are spread over two hours in the 
 
 An event does not bear a tweet's words: the worker reads them in PostgreSQL. So it is with every
 tenth portion, and only of those the time counts; the tweets of the others are not stored, and their
-events bear hashtags as those of earlier releases do, which fills the window in a third of the time.
+events bear hashtags as those of earlier releases do, which takes less time.
 Neither does it count what it takes to store tweets and to make events. All tweets are deleted at
 the end.
 """

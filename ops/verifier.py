@@ -21,6 +21,7 @@ from rich.progress import Progress
 from domain.fanout import Delivery
 from domain.ids import UserId
 from eventlog.contract import EventLog
+from eventlog.outages import Backoff
 from eventlog.valkey_streams import open_log
 from mesh.settings import Settings
 from ops import accounts, differences, homes, oracle, upkeep
@@ -37,7 +38,7 @@ from workers import fanout_worker
 ACCOUNTS_AT_ONCE = 8
 ORACLE_TIMEOUT_S = 120.0
 STALLED_S = 30.0  # events that stand still for so long have nobody who handles them
-DRAIN_LOOK_FIRST_S = 0.005  # mostly little is left; then half as often each time
+DRAIN_LOOK_FIRST_S = 0.005  # mostly little is left
 DRAIN_LOOK_LAST_S = 0.1
 
 
@@ -157,7 +158,7 @@ class Verifier:
         async with self._pool.connection() as connection:
             newest = await audits.fetch_newest_tweet(connection)
         waiting, moved_at = -1, time.monotonic()
-        rest_s = DRAIN_LOOK_FIRST_S
+        backoff = Backoff(DRAIN_LOOK_FIRST_S, DRAIN_LOOK_LAST_S)
         while True:
             async with self._pool.connection() as connection:
                 unsent = await outbox.count_unsent(connection)
@@ -171,8 +172,7 @@ class Verifier:
                     f"{unsent} events wait for outbox_relay, {behind} for fanout_worker,"
                     f" and for {STALLED_S:.0f} s nothing moved"
                 )
-            await asyncio.sleep(rest_s)
-            rest_s = min(2 * rest_s, DRAIN_LOOK_LAST_S)
+            await backoff.wait()
 
     async def _check(self, viewer: UserId, newest: int, report: Report) -> Difference | None:
         home = await self._reader.read(viewer)
