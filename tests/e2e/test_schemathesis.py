@@ -43,12 +43,17 @@ pytestmark = pytest.mark.timeout(1_800 if EXAMPLES > 8 else 120)
 
 
 def attacked(up: ChirpUp, folder: Path, *arguments: str) -> list[tuple[int, str]]:
-    """Runs Schemathesis; returns status and body of every answer."""
+    """Runs Schemathesis; returns status and body of every answer.
+
+    By one worker: two that parse Python at once confuse Python 3.11, whose count of nested syntax
+    nodes belongs to the interpreter instead of a thread (gh-106905; "AST constructor recursion depth
+    mismatch").
+    """
     trace = folder / "events.ndjson"
     done = subprocess.run(
         [
             str(Path(sys.executable).parent / "st"), "run", str(gateway.DOCUMENT),
-            "--url", up.url, "--no-color", "--workers", "2", "--seed", "1",
+            "--url", up.url, "--no-color", "--workers", "1", "--seed", "1",
             "--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES),
             "--exclude-checks", LEFT_OUT_CHECKS, "--request-timeout", "10", "--no-shrink",
             "--report", "har", "--report-har-path", str(trace), *arguments,
