@@ -109,12 +109,6 @@ class TweetPresenter:
         hidden = await _hidden(shown, view)
         return await self._composed(records, shown, await view.marks(shown), hidden)
 
-    async def new(self, record: Record) -> bytes:
-        """The same of one that was just made, by its author, and refers to no other."""
-        fields = await self._names.fields((record.author_id,), trusted=self._feed.fresh)
-        tweet = tweet_records.tweet_bytes(record, fields[record.author_id])
-        return tweet + tweet_records.UNMARKED
-
     async def _keep_frames(self, records: Sequence[Record], shown: dict[int, Record]) -> None:
         """Makes the frames anew that hold no more: a name changed, or what they show."""
         generation, fresh = self._names.generation, self._feed.fresh

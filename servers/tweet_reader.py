@@ -3,7 +3,7 @@ graph_server."""
 
 from collections.abc import AsyncIterator, Collection, Container, Sequence
 
-from chirp.v1 import graph_pb2, graph_pb2_grpc, tweet_pb2
+from chirp.v1 import graph_pb2, graph_pb2_grpc, tweet_pb2, user_pb2
 
 from domain.errors import Blocked, TweetNotFound
 from domain.ids import UserId
@@ -12,7 +12,7 @@ from servers.tweet_presenter import ANONYMOUS, Marks, TweetPresenter, View
 from servers.tweet_records import Record
 from storage import likes, retweets, tweets
 from storage.database import Pool
-from storage.tweets import Target, TweetRow
+from storage.tweets import AuthorStamp, Target, TweetRow
 
 ASKED_MAX = 1_000  # accounts in one question to graph_server; a thread may name more
 
@@ -34,11 +34,20 @@ class TweetReader:
         """Returns one tweet as `user` sees it."""
         return (await self.tweets([row], user))[0]
 
-    async def answer_new(self, record: tweet_pb2.TweetRecord, user: UserId) -> bytes:
-        """The same of a tweet that was just made: nobody marked it yet."""
+    async def answer_new(
+        self, record: tweet_pb2.TweetRecord, stamp: AuthorStamp | None, user: UserId
+    ) -> bytes:
+        """The same of a tweet that was just made: nobody marked it yet, and its author's row was
+        read with it."""
         made = tweet_records.from_proto(record)
-        if not made.refers:
-            return await self._presenter.new(made)
+        if stamp is not None and not made.refers:
+            author = user_pb2.UserSummary(
+                id=user, username=stamp.username, display_name=stamp.display_name
+            )
+            return (
+                tweet_records.tweet_bytes(made, tweet_records.author_field(author))
+                + tweet_records.UNMARKED
+            )
         view = _SignedIn(self, self._pool, user, new=record.id)
         return (await self._presenter.tweets([made], view, self._fetch))[0]
 

@@ -9,8 +9,10 @@ from mesh import clients, rpc, server
 from mesh.server import Process
 from mesh.settings import Settings
 from mesh.tokens import ServiceIdentity
+from servers import group_commit
 from servers.announcer import Announcer
 from servers.engagement_service import EngagementService
+from servers.group_commit import GroupCommit
 from servers.purge_feed import PurgeFeed
 from servers.rate_limits import RateLimits
 from servers.session_verifier import SessionVerifier
@@ -34,6 +36,11 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
     """Opens what the server needs, and binds its services."""
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(database.open_pool(settings))
+        # Groups follow one another, so they have one connection of this, whose backend's caches are
+        # warm; of the pool above each would have another (docs/decisions/0013-group-commit.md).
+        posting = await stack.enter_async_context(
+            database.open_pool(settings, size_max=group_commit.TRANSACTIONS_MAX)
+        )
         await database.require_fact(pool, "timeline_shards", str(settings.timeline_shards))
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
         hot = await stack.enter_async_context(
@@ -64,6 +71,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         tweets = TweetService(
             pool=pool,
             ids=ids,
+            group_commit=GroupCommit(posting, ids),
             reader=reader,
             announcer=announcer,
             directory=directory,
@@ -95,7 +103,7 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
                 rates.collect,
                 feed.collect,
                 names.collect,
-                lambda: database.collect(pool),
+                lambda: database.collect(pool, posting),
             ],
         )
 

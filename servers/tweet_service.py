@@ -33,13 +33,14 @@ class TweetService:
         *,
         pool: Pool,
         ids: IdMinter,
+        group_commit: GroupCommit,
         reader: TweetReader,
         announcer: Announcer,
         directory: "user_pb2_grpc.UserDirectoryServiceAsyncStub",
     ) -> None:
         self._pool = pool
         self._ids = ids
-        self._group_commit = GroupCommit(pool, ids)
+        self._group_commit = group_commit
         self._reader = reader
         self._announcer = announcer
         self._directory = directory
@@ -64,7 +65,7 @@ class TweetService:
             return await self._reader.answer(written.row, call.caller)
         record = tweet_records.from_row(written.row)
         await self._announcer.created(written, record)
-        return await self._reader.answer_new(record, call.caller)
+        return await self._reader.answer_new(record, written.stamp, call.caller)
 
     async def GetTweet(self, request: tweet_pb2.GetTweetRequest, call: Call) -> bytes:
         """Gets a tweet that is not deleted."""

@@ -33,6 +33,8 @@ class Written:
 
     row: TweetRow
     changed: Sequence[events_pb2.TweetVersion]
+    stamp: AuthorStamp | None = None
+    """Of a new tweet, what its author's row says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ async def insert(
     changed = await purge(connection, counted)
     event = created_event(row, notices, first_pulled=first_pulled, changed=changed)
     await outbox.insert(connection, partition_key=author, payload=event)
-    return Written(row, changed)
+    return Written(row, changed, stamp)
 
 
 async def delete(connection: Connection, row: TweetRow) -> Written:

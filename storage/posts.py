@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import LiteralString
 
 from domain.ids import UserId
-from domain.tier import Tier
 from storage import outbox
+from storage import tweets as tweet_rows
 from storage.database import Connection
 from storage.tweets import AuthorStamp, TweetRow
 
@@ -35,7 +35,7 @@ async def count_free_authors(
         "UPDATE users SET tweet_count = tweet_count + 1 FROM (SELECT id FROM users"
         " WHERE id = ANY(%s) AND erased_at IS NULL FOR NO KEY UPDATE SKIP LOCKED) AS free"
         " WHERE users.id = free.id"
-        " RETURNING users.id, tier, location, first_pulled_tweet_id",
+        f" RETURNING users.id, {tweet_rows.STAMP}",
         (list(authors),),
     )
     used = None
@@ -47,10 +47,7 @@ async def count_free_authors(
             " USING (author_id, request_id)",
             ([author for author, _ in requests], [request_id for _, request_id in requests]),
         )
-    stamps = {
-        UserId(row[0]): AuthorStamp(Tier(row[1]), str(row[2]), row[3])
-        for row in await locked.fetchall()
-    }
+    stamps = {UserId(row[0]): tweet_rows.stamp(row[1:]) for row in await locked.fetchall()}
     rows = [] if used is None else await used.fetchall()
     return stamps, {(UserId(row[0]), str(row[1])) for row in rows}
 

@@ -8,7 +8,7 @@ other, and the outbox ids of one author grow in commit order.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 from psycopg.rows import class_row
 
@@ -26,6 +26,7 @@ COLUMNS: LiteralString = (
     " coalesce(deleted_at, (SELECT e.erased_at FROM tweet_erasures AS e"
     "  WHERE e.user_id = author_id)) AS deleted_at"
 )
+STAMP: LiteralString = "tier, location, first_pulled_tweet_id, username, display_name"
 
 
 class TweetRow(NamedTuple):
@@ -55,13 +56,14 @@ class TweetRow(NamedTuple):
     deleted_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class AuthorStamp:
+class AuthorStamp(NamedTuple):
     """What the author's row says when a tweet is stamped."""
 
     tier: Tier
     location: str
     first_pulled_tweet_id: int | None
+    username: str
+    display_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,17 @@ async def lock_user(connection: Connection, user: UserId) -> bool:
 async def count_tweet(connection: Connection, author: UserId, change: int) -> AuthorStamp | None:
     """Locks the author's row and changes its tweet count; None where there is no such account."""
     cursor = await connection.execute(
-        "UPDATE users SET tweet_count = tweet_count + %s WHERE id = %s"
-        " RETURNING tier, location, first_pulled_tweet_id",
+        f"UPDATE users SET tweet_count = tweet_count + %s WHERE id = %s RETURNING {STAMP}",
         (change, author),
     )
     row = await cursor.fetchone()
-    return None if row is None else AuthorStamp(Tier(row[0]), str(row[1]), row[2])
+    return None if row is None else stamp(row)
+
+
+def stamp(row: Sequence[Any]) -> AuthorStamp:
+    """Returns the stamp of the columns STAMP of a row."""
+    tier, location, first_pulled_tweet_id, username, display_name = row
+    return AuthorStamp(Tier(tier), location, first_pulled_tweet_id, username, display_name)
 
 
 async def mark_pulled(connection: Connection, author: UserId, tweet: TweetId) -> None:

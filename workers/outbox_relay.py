@@ -38,6 +38,10 @@ ROWS_PER_DELETE = 1_000
 STANDBY_REST_S = 0.25
 # Between two looks, however many wake the relay: a look costs as much for one row as for ten.
 LOOK_REST_S = 0.006
+# Behind a look that brought many, there are as many in each: those of two or three go together, and
+# the cores that everything shares have more left for posting.
+MANY_ROWS = 20
+REST_BEHIND_MANY_S = 0.02
 CHECK_EVERY_S = 1.0
 TIDY_EVERY_S = 10.0
 # The longer the outbox stays empty, the longer the rest, up to this multiple of the setting.
@@ -213,7 +217,8 @@ class Relay:
                 tidy_at = now + (0 if more else TIDY_EVERY_S)
             rest_s = poll_s if sent else min(rest_s * REST_GROWTH, poll_s * REST_GROWTH_MAX)
             is_full = sent == self._rows_max
-            await asyncio.sleep(0 if is_full else LOOK_REST_S)
+            look_rest_s = REST_BEHIND_MANY_S if sent > MANY_ROWS else LOOK_REST_S
+            await asyncio.sleep(0 if is_full else look_rest_s)
             await outbox.rest(connection, 0 if is_full else rest_s - LOOK_REST_S)
 
     async def _wait_for_readers(self) -> None:

@@ -45,9 +45,8 @@ pytestmark = pytest.mark.timeout(1_800 if EXAMPLES > 8 else 120)
 def attacked(up: ChirpUp, folder: Path, *arguments: str) -> list[tuple[int, str]]:
     """Runs Schemathesis; returns status and body of every answer.
 
-    By one worker: two that parse Python at once confuse Python 3.11, whose count of nested syntax
-    nodes belongs to the interpreter instead of a thread (gh-106905; "AST constructor recursion depth
-    mismatch").
+    By one worker: two that parse Python at once confuse Python 3.11, which counts nested nodes for
+    all threads together ("AST constructor recursion depth mismatch", gh-106905).
     """
     trace = folder / "events.ndjson"
     done = subprocess.run(
