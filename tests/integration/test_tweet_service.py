@@ -86,6 +86,24 @@ async def test_place_is_the_authors_where_none_is_given(world: World):
     assert (await create(world, author, location="us")).location == "us"
 
 
+async def test_author_of_a_new_tweet_is_named_as_it_is_stored_then(world: World):
+    (author,) = await world.accounts.insert(1)
+    first = await create(world, author, content="before")
+    async with world.pool.connection() as connection:
+        # Nothing tells the servers' caches.
+        await connection.execute(
+            "UPDATE users SET username = 'renamed', display_name = 'New' WHERE id = %s", (author.id,)
+        )
+
+    plain = await create(world, author, content="after")
+    reply = await create(world, author, content="after", reply_to=first.id)
+
+    assert first.author.username == author.username
+    for tweet in (plain, reply):
+        named = tweet.author
+        assert (named.id, named.username, named.display_name) == (author.id, "renamed", "New")
+
+
 async def test_state_and_event_commit_together(world: World):
     (author,) = await world.accounts.insert(1)
 
