@@ -92,7 +92,7 @@ async def test_author_of_a_new_tweet_is_named_as_it_is_stored_then(world: World)
     async with world.pool.connection() as connection:
         # Nothing tells the servers' caches.
         await connection.execute(
-            "UPDATE users SET username = 'renamed', display_name = 'New' WHERE id = %s", (author.id,)
+            "UPDATE users SET username = 'later', display_name = 'New' WHERE id = %s", (author.id,)
         )
 
     plain = await create(world, author, content="after")
@@ -101,7 +101,7 @@ async def test_author_of_a_new_tweet_is_named_as_it_is_stored_then(world: World)
     assert first.author.username == author.username
     for tweet in (plain, reply):
         named = tweet.author
-        assert (named.id, named.username, named.display_name) == (author.id, "renamed", "New")
+        assert (named.id, named.username, named.display_name) == (author.id, "later", "New")
 
 
 async def test_state_and_event_commit_together(world: World):
