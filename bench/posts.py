@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 import grpc
@@ -68,17 +68,14 @@ async def measure(stack: BenchStack, world: World, echo_port: int) -> list[Row]:
             at_rest.append(result)
     failed = sum(run.failed for run in (*runs, *at_rest))
 
-    def how_at_rest(part: float) -> str:
-        found = [run.percentile_ms(part) for run in at_rest]
+    def how_at_rest(found: Sequence[float]) -> str:
         return (
             f"open loop at {quiet:,.0f} posts/s, a third of the highest rate, for {RATE_S:.0f} s,"
             f" median of {TURNS} runs ({min(found):.1f} to {max(found):.1f}), from when a post was"
             f" due; fsync on, relay and fan-out running; {failed} posts failed"
         )
 
-    def quantile(part: float) -> float:
-        return median(run.percentile_ms(part) for run in at_rest)
-
+    p50, p99 = ([run.percentile_ms(part) for run in at_rest] for part in (0.50, 0.99))
     return [
         at_least(
             "post", rate.chirp, "posts/s",
@@ -90,10 +87,8 @@ async def measure(stack: BenchStack, world: World, echo_port: int) -> list[Row]:
             f" until fan-out was done; {cpu.chirp:,.0f} posts / CPU-s of the server; {failed} posts"
             " failed",
         ),
-        at_least("post_p50", quantile(0.50), "ms", how=how_at_rest(0.50)),
-        at_most(
-            "post_p99", quantile(0.99), "ms", value_goal=P99_GOAL_MS, how=how_at_rest(0.99)
-        ),
+        at_least("post_p50", median(p50), "ms", how=how_at_rest(p50)),
+        at_most("post_p99", median(p99), "ms", value_goal=P99_GOAL_MS, how=how_at_rest(p99)),
     ]  # fmt: skip
 
 

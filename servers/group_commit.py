@@ -205,7 +205,7 @@ class GroupCommit:
             )
             rows.append((row, tweet.request_id))
             events.append(event)
-            outcomes.append(Written(row, (), stamp))
+            outcomes.append(Written(row, (), stamp.author))
         if repeated:
             await posts.take_back(connection, repeated)
         if rows:

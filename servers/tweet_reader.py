@@ -3,16 +3,18 @@ graph_server."""
 
 from collections.abc import AsyncIterator, Collection, Container, Sequence
 
-from chirp.v1 import graph_pb2, graph_pb2_grpc, tweet_pb2, user_pb2
+from chirp.v1 import graph_pb2, graph_pb2_grpc, tweet_pb2
 
 from domain.errors import Blocked, TweetNotFound
 from domain.ids import UserId
 from servers import tweet_records
 from servers.tweet_presenter import ANONYMOUS, Marks, TweetPresenter, View
 from servers.tweet_records import Record
+from servers.user_message import present_summary
 from storage import likes, retweets, tweets
 from storage.database import Pool
-from storage.tweets import AuthorStamp, Target, TweetRow
+from storage.tweets import Target, TweetRow
+from storage.users import SummaryRow
 
 ASKED_MAX = 1_000  # accounts in one question to graph_server; a thread may name more
 
@@ -35,19 +37,14 @@ class TweetReader:
         return (await self.tweets([row], user))[0]
 
     async def answer_new(
-        self, record: tweet_pb2.TweetRecord, stamp: AuthorStamp | None, user: UserId
+        self, record: tweet_pb2.TweetRecord, author: SummaryRow | None, user: UserId
     ) -> bytes:
-        """The same of a tweet that was just made: nobody marked it yet, and its author's row was
-        read with it."""
+        """The same of a tweet that was just made: nobody marked it yet, and its author was read
+        with it."""
         made = tweet_records.from_proto(record)
-        if stamp is not None and not made.refers:
-            author = user_pb2.UserSummary(
-                id=user, username=stamp.username, display_name=stamp.display_name
-            )
-            return (
-                tweet_records.tweet_bytes(made, tweet_records.author_field(author))
-                + tweet_records.UNMARKED
-            )
+        if author is not None and not made.refers:
+            field = tweet_records.author_field(present_summary(author))
+            return tweet_records.tweet_bytes(made, field) + tweet_records.UNMARKED
         view = _SignedIn(self, self._pool, user, new=record.id)
         return (await self._presenter.tweets([made], view, self._fetch))[0]
 

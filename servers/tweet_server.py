@@ -48,16 +48,12 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         )
         ids = await stack.enter_async_context(snowflakes.lease(pool))
         identity = ServiceIdentity(settings, NAME)
-        to_users = await stack.enter_async_context(
-            clients.channel(
-                settings, settings.graph_target, "chirp.v1.UserDirectoryService", identity=identity
+        to_users, to_blocks = [
+            await stack.enter_async_context(
+                clients.channel(settings, settings.graph_target, service, identity=identity)
             )
-        )
-        to_blocks = await stack.enter_async_context(
-            clients.channel(
-                settings, settings.graph_target, "chirp.v1.BlockDirectoryService", identity=identity
-            )
-        )
+            for service in ("chirp.v1.UserDirectoryService", "chirp.v1.BlockDirectoryService")
+        ]
         directory = user_pb2_grpc.UserDirectoryServiceStub(to_users)
         feed = PurgeFeed(pool, settings)
         names = UserNames(directory, settings)

@@ -65,7 +65,7 @@ class TweetService:
             return await self._reader.answer(written.row, call.caller)
         record = tweet_records.from_row(written.row)
         await self._announcer.created(written, record)
-        return await self._reader.answer_new(record, written.stamp, call.caller)
+        return await self._reader.answer_new(record, written.author, call.caller)
 
     async def GetTweet(self, request: tweet_pb2.GetTweetRequest, call: Call) -> bytes:
         """Gets a tweet that is not deleted."""

@@ -21,6 +21,7 @@ from storage import outbox, purges, tweets
 from storage.database import Connection
 from storage.timelines import tweet_entry
 from storage.tweets import AuthorStamp, CountChange, TweetRow
+from storage.users import SummaryRow
 
 
 class AlreadyPosted(Exception):
@@ -33,8 +34,8 @@ class Written:
 
     row: TweetRow
     changed: Sequence[events_pb2.TweetVersion]
-    stamp: AuthorStamp | None = None
-    """Of a new tweet, what its author's row says."""
+    author: SummaryRow | None = None
+    """Of a new tweet, its author, as read with the lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ async def insert(
     changed = await purge(connection, counted)
     event = created_event(row, notices, first_pulled=first_pulled, changed=changed)
     await outbox.insert(connection, partition_key=author, payload=event)
-    return Written(row, changed, stamp)
+    return Written(row, changed, stamp.author)
 
 
 async def delete(connection: Connection, row: TweetRow) -> Written:

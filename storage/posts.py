@@ -11,9 +11,8 @@ from typing import LiteralString
 
 from domain.ids import UserId
 from storage import outbox
-from storage import tweets as tweet_rows
 from storage.database import Connection
-from storage.tweets import AuthorStamp, TweetRow
+from storage.tweets import STAMP_COLUMNS, AuthorStamp, TweetRow
 
 _INSERT: LiteralString = (
     "INSERT INTO tweets (id, author_id, content, media_urls, hashtags, mentions, conversation_id,"
@@ -35,7 +34,7 @@ async def count_free_authors(
         "UPDATE users SET tweet_count = tweet_count + 1 FROM (SELECT id FROM users"
         " WHERE id = ANY(%s) AND erased_at IS NULL FOR NO KEY UPDATE SKIP LOCKED) AS free"
         " WHERE users.id = free.id"
-        f" RETURNING users.id, {tweet_rows.STAMP}",
+        f" RETURNING {STAMP_COLUMNS}",
         (list(authors),),
     )
     used = None
@@ -47,7 +46,7 @@ async def count_free_authors(
             " USING (author_id, request_id)",
             ([author for author, _ in requests], [request_id for _, request_id in requests]),
         )
-    stamps = {UserId(row[0]): tweet_rows.stamp(row[1:]) for row in await locked.fetchall()}
+    stamps = {stamp.author.id: stamp for stamp in map(AuthorStamp.of, await locked.fetchall())}
     rows = [] if used is None else await used.fetchall()
     return stamps, {(UserId(row[0]), str(row[1])) for row in rows}
 

@@ -16,6 +16,7 @@ from domain.ids import TweetId, UserId
 from domain.tier import Tier
 from storage.database import Connection, Pool
 from storage.erasures import being_erased
+from storage.users import SummaryRow
 
 # Literal, as every statement here: the type checker refuses a built string. What an account that
 # was deleted has posted is deleted from then on.
@@ -26,7 +27,9 @@ COLUMNS: LiteralString = (
     " coalesce(deleted_at, (SELECT e.erased_at FROM tweet_erasures AS e"
     "  WHERE e.user_id = author_id)) AS deleted_at"
 )
-STAMP: LiteralString = "tier, location, first_pulled_tweet_id, username, display_name"
+STAMP_COLUMNS: LiteralString = (
+    "users.id, username, display_name, tier, location, first_pulled_tweet_id"
+)
 
 
 class TweetRow(NamedTuple):
@@ -59,11 +62,17 @@ class TweetRow(NamedTuple):
 class AuthorStamp(NamedTuple):
     """What the author's row says when a tweet is stamped."""
 
+    author: SummaryRow
     tier: Tier
     location: str
     first_pulled_tweet_id: int | None
-    username: str
-    display_name: str
+
+    @classmethod
+    def of(cls, row: Sequence[Any]) -> "AuthorStamp":
+        """Returns what STAMP_COLUMNS hold."""
+        author, username, display_name, tier, location, first_pulled_tweet_id = row
+        summary = SummaryRow(UserId(author), username, display_name)
+        return cls(summary, Tier(tier), location, first_pulled_tweet_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +115,11 @@ async def lock_user(connection: Connection, user: UserId) -> bool:
 async def count_tweet(connection: Connection, author: UserId, change: int) -> AuthorStamp | None:
     """Locks the author's row and changes its tweet count; None where there is no such account."""
     cursor = await connection.execute(
-        f"UPDATE users SET tweet_count = tweet_count + %s WHERE id = %s RETURNING {STAMP}",
+        f"UPDATE users SET tweet_count = tweet_count + %s WHERE id = %s RETURNING {STAMP_COLUMNS}",
         (change, author),
     )
     row = await cursor.fetchone()
-    return None if row is None else stamp(row)
-
-
-def stamp(row: Sequence[Any]) -> AuthorStamp:
-    """Returns the stamp of the columns STAMP of a row."""
-    tier, location, first_pulled_tweet_id, username, display_name = row
-    return AuthorStamp(Tier(tier), location, first_pulled_tweet_id, username, display_name)
+    return None if row is None else AuthorStamp.of(row)
 
 
 async def mark_pulled(connection: Connection, author: UserId, tweet: TweetId) -> None:
