@@ -24,15 +24,16 @@ from domain.ids import TweetId, UserId
 from mesh import traces
 from servers import tweet_writer
 from servers.tweet_writer import AlreadyPosted, Notices, Written
-from storage import database, posts, tweets
-from storage.database import Connection, Pool
+from storage import posts, tweets
+from storage.database import Pool
+from storage.messages import Connection
 from storage.snowflakes import IdMinter
 from storage.tweets import TweetRow
 
 GROUP_MAX = 64
 TRANSACTIONS_MAX = 4
 SMALL_GROUP = 8  # behind larger ones there are many, and the relay looks all the time
-REST_S = 0.008  # from one transaction's beginning to the next's, at least
+REST_S = 0.006  # from one transaction's beginning to the next's, at least
 PATIENCE_S = 0.05  # a transaction that takes longer does not keep the next group from beginning
 WAITING_MAX = 1_000  # tweets that wait for a transaction; one more is refused at once
 
@@ -169,15 +170,16 @@ class GroupCommit:
         return list(group.values())
 
     async def _write_group(self, group: Sequence[Plain]) -> list[Outcome]:
-        # Two round trips, one of them with the sync.
+        # Two round trips, one of them with the sync. Given back with an error, the connection is
+        # rolled back.
         with traces.together("group commit", (tweet.trace for tweet in group)):
-            async with database.pipelined_transaction(self._pool) as connection:
+            async with self._pool.connection() as connection:
                 return await self._insert(connection, group)
 
     async def _insert(self, connection: Connection, group: Sequence[Plain]) -> list[Outcome]:
         """The transaction. The authors' rows are locked first: from there on, ids in the outbox
         grow in the order of an author's commits."""
-        stamps, used = await posts.count_free_authors(
+        stamps, used = await posts.begin(
             connection,
             [tweet.author for tweet in group],
             [(tweet.author, tweet.request_id) for tweet in group if tweet.request_id],
@@ -206,8 +208,7 @@ class GroupCommit:
             rows.append((row, tweet.request_id))
             events.append(event)
             outcomes.append(Written(row, (), stamp.author))
-        if repeated:
-            await posts.take_back(connection, repeated)
-        if rows:
-            await posts.insert(connection, rows, events, wake=len(rows) <= SMALL_GROUP)
+        await posts.commit(
+            connection, rows, events, wake=len(rows) <= SMALL_GROUP, not_posted=repeated
+        )
         return outcomes

@@ -23,9 +23,10 @@ from mesh import catalogue, traces
 from mesh.metrics import Sample
 from mesh.settings import Settings
 from mesh.tasks import losing_no_cancellation
+from storage import messages
 
 Connection = psycopg.AsyncConnection[TupleRow]
-Pool = AsyncConnectionPool[Connection]
+Pool = AsyncConnectionPool[messages.Connection]
 
 MIGRATION_LOCK = 0x43686972  # "Chir": one process migrates at a time
 POOL_WAITING_MAX = 256  # callers that may wait for a connection; one more is refused at once
@@ -34,7 +35,7 @@ CANCEL_FIRST_S, CANCEL_S = 0.01, 5.0
 CLIENT_CHECK_MS = 1_000
 
 
-class _Connection(psycopg.AsyncConnection[TupleRow]):
+class _Connection(messages.Connection):
     async def cancel_safe(self, *, timeout: float = CANCEL_S) -> None:  # noqa: ASYNC109 - psycopg's
         """Requests the end of the running statement, again and again until PostgreSQL answers."""
         rest_s = CANCEL_FIRST_S
@@ -58,8 +59,8 @@ class _Connection(psycopg.AsyncConnection[TupleRow]):
             loop.remove_reader(self.pgconn.socket)
 
 
-class _Pool(AsyncConnectionPool[Connection]):
-    async def getconn(self, timeout: float | None = None) -> Connection:  # noqa: ASYNC109 - likewise
+class _Pool(AsyncConnectionPool[messages.Connection]):
+    async def getconn(self, timeout: float | None = None) -> messages.Connection:  # noqa: ASYNC109
         """As psycopg_pool's, which loses a cancellation now and then: see mesh/tasks.py."""
         connection = None
         try:
@@ -104,19 +105,6 @@ async def open_pool(settings: Settings, *, size_max: int | None = None) -> Async
         yield pool
     finally:
         await pool.close()
-
-
-@asynccontextmanager
-async def pipelined_transaction(pool: Pool) -> AsyncGenerator[Connection]:
-    """Opens a transaction whose statements do not wait for each other: `BEGIN` leaves with those
-    before the first fetch, `COMMIT` with the last ones. So one that fetches once takes two round
-    trips; psycopg's `transaction()` in a pipeline waits at its beginning, before the commit and
-    behind it, too. What a statement raises may come from a later one, or from leaving; the
-    connection, given back with an error, is rolled back."""
-    async with pool.connection() as connection, connection.pipeline():
-        await connection.execute("BEGIN")
-        yield connection
-        await connection.execute("COMMIT")
 
 
 class _TracedCursor(psycopg.AsyncCursor[TupleRow]):

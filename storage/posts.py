@@ -1,6 +1,5 @@
 """Plain tweets of several authors in one transaction: a statement does for all of them what it
-does for one, and two do all of it: each costs the server a wait at its connection. Plain tweets
-refer to no other, so they change nobody's row but their authors'.
+does for one. Plain tweets refer to no other, so they change nobody's row but their authors'.
 
 Lock order: only users rows, and none that another transaction holds, so nobody waits for anybody.
 """
@@ -10,63 +9,74 @@ from collections.abc import Sequence
 from typing import LiteralString
 
 from domain.ids import UserId
-from storage import outbox
-from storage.database import Connection
+from storage import messages, outbox
+from storage.messages import Connection, Statement
 from storage.tweets import STAMP_COLUMNS, AuthorStamp, TweetRow
 
+_LOCK: LiteralString = (
+    "UPDATE users SET tweet_count = tweet_count + 1 FROM (SELECT id FROM users"
+    " WHERE id = ANY($1::bigint[]) AND erased_at IS NULL FOR NO KEY UPDATE SKIP LOCKED) AS free"
+    f" WHERE users.id = free.id RETURNING {STAMP_COLUMNS}"
+)
+_USED: LiteralString = (
+    "SELECT author_id, request_id FROM tweets"
+    " JOIN unnest($1::bigint[], $2::text[]) AS asked (author_id, request_id)"
+    " USING (author_id, request_id)"
+)
+_TAKE_BACK: LiteralString = (
+    "UPDATE users SET tweet_count = tweet_count - 1 WHERE id = ANY($1::bigint[])"
+)
+# The short one first: traces show how a statement begins.
 _INSERT: LiteralString = (
-    "INSERT INTO tweets (id, author_id, content, media_urls, hashtags, mentions, conversation_id,"
-    " location, delivery, request_id, created_at)"
+    "WITH told AS (INSERT INTO outbox (partition_key, payload)"
+    " SELECT * FROM unnest($1::bigint[], $2::bytea[])),"
+    " posted AS (INSERT INTO tweets (id, author_id, content, media_urls, hashtags, mentions,"
+    " conversation_id, location, delivery, request_id, created_at)"
     " SELECT id, author_id, content, media_urls, hashtags, mentions, id, location, delivery,"
-    " request_id, created_at FROM json_to_recordset(%s::json) AS posted (id bigint,"
+    " request_id, created_at FROM json_to_recordset($3::json) AS posted (id bigint,"
     " author_id bigint, content text, media_urls text[], hashtags text[], mentions bigint[],"
-    " location text, delivery smallint, request_id text, created_at timestamptz)"
+    " location text, delivery smallint, request_id text, created_at timestamptz)) SELECT "
 )
 
 
-async def count_free_authors(
+async def begin(
     connection: Connection, authors: Sequence[UserId], requests: Sequence[tuple[UserId, str]]
 ) -> tuple[dict[UserId, AuthorStamp], set[tuple[UserId, str]]]:
-    """Locks the rows of those accounts that are there and that nobody else has locked, and counts
-    one tweet more for each. Returns their stamps, and which of these request ids the authors, where
-    their rows are locked, used before. In a pipeline that is one round trip."""
-    locked = await connection.execute(
-        "UPDATE users SET tweet_count = tweet_count + 1 FROM (SELECT id FROM users"
-        " WHERE id = ANY(%s) AND erased_at IS NULL FOR NO KEY UPDATE SKIP LOCKED) AS free"
-        " WHERE users.id = free.id"
-        f" RETURNING {STAMP_COLUMNS}",
-        (list(authors),),
-    )
-    used = None
+    """Begins the transaction: locks the rows of those accounts that are there and that nobody else
+    has locked, and counts one tweet more for each. Returns their stamps, and which of these request
+    ids the authors, where their rows are locked, used before. One round trip."""
+    statements = [messages.BEGIN, Statement(_LOCK, [list(authors)])]
     if requests:
         # A statement of its own, behind the locks: it sees all that their last holders committed.
-        used = await connection.execute(
-            "SELECT author_id, request_id FROM tweets"
-            " JOIN unnest(%s::bigint[], %s::text[]) AS asked (author_id, request_id)"
-            " USING (author_id, request_id)",
-            ([author for author, _ in requests], [request_id for _, request_id in requests]),
-        )
-    stamps = {stamp.author.id: stamp for stamp in map(AuthorStamp.of, await locked.fetchall())}
-    rows = [] if used is None else await used.fetchall()
-    return stamps, {(UserId(row[0]), str(row[1])) for row in rows}
+        keys, values = zip(*requests, strict=True)
+        statements.append(Statement(_USED, [list(keys), list(values)]))
+    _, locked, *used = await connection.together(statements)
+    stamps = {stamp.author.id: stamp for stamp in map(AuthorStamp.of, locked)}
+    return stamps, {(UserId(row[0]), str(row[1])) for rows in used for row in rows}
 
 
-async def take_back(connection: Connection, authors: Sequence[UserId]) -> None:
-    """Takes back what was counted for authors who post nothing after all."""
-    await connection.execute(
-        "UPDATE users SET tweet_count = tweet_count - 1 WHERE id = ANY(%s)", (list(authors),)
-    )
-
-
-async def insert(
+async def commit(
     connection: Connection,
     tweets: Sequence[tuple[TweetRow, str]],
     events: Sequence[bytes],
     *,
     wake: bool,
+    not_posted: Sequence[UserId] = (),
 ) -> None:
-    """Inserts plain tweets, each with its request id or "", and the event of each; `wake` says
-    whether to tell the relay (outbox.WAKE)."""
+    """Inserts plain tweets, each with its request id or "", and the event of each; takes back what
+    was counted for those authors who post nothing after all; and commits. `wake` says whether to
+    tell the relay (outbox.WAKE). One round trip."""
+    statements: list[Statement] = []
+    if not_posted:
+        statements.append(Statement(_TAKE_BACK, [list(not_posted)]))
+    if tweets:
+        keys = [row.author_id for row, _ in tweets]
+        query = _INSERT + (outbox.WAKE if wake else "")
+        statements.append(Statement(query, [keys, list(events), _as_json(tweets)]))
+    await connection.together([*statements, messages.COMMIT])
+
+
+def _as_json(tweets: Sequence[tuple[TweetRow, str]]) -> str:
     # One parameter for all: lists of lists have no array type.
     rows = [
         {
@@ -83,9 +93,4 @@ async def insert(
         }
         for row, request_id in tweets
     ]
-    await connection.execute(
-        # The short one first: traces show how a statement begins.
-        f"WITH told AS ({outbox.INSERT_ALL}), posted AS ({_INSERT})"
-        f" SELECT {outbox.WAKE if wake else ''}",
-        ([row.author_id for row, _ in tweets], list(events), json.dumps(rows, ensure_ascii=False)),
-    )
+    return json.dumps(rows, ensure_ascii=False)

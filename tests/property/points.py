@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import redis.exceptions
@@ -14,8 +14,8 @@ from eventlog.contract import Record
 from eventlog.valkey_consumer import ValkeyConsumer
 from servers.announcer import Announcer
 from storage import outbox, posts
-from storage.database import Connection
 from storage.followers import FollowerStore
+from storage.messages import Connection, Rows, Statement
 from storage.timelines import TimelineStore, WindowKind
 from storage.tweets import TweetRow
 from storage.valkey_connection import Command
@@ -108,7 +108,7 @@ def installed() -> Generator[Points]:
             patch, outbox, "insert", points, None, COMMIT_HOLD,
             lambda _, rest: int(rest["partition_key"]),
         )  # fmt: skip
-        _after_posts(patch, points)
+        _before_commits(patch, points)
         for name in LOSABLE:
             _losable(patch, name, points)
         _losable_news(patch, points)
@@ -153,22 +153,26 @@ def _around(
     patch.setattr(owner, name, passing)
 
 
-def _after_posts(patch: pytest.MonkeyPatch, points: Points) -> None:
+def _before_commits(patch: pytest.MonkeyPatch, points: Points) -> None:
     """The commit's gate for tweets that are written together."""
-    insert = posts.insert
+    commit = posts.commit
 
     async def passing(
         connection: Connection,
         tweets: Sequence[tuple[TweetRow, str]],
         events: Sequence[bytes],
-        *,
-        wake: bool,
+        **rest: Any,
     ) -> None:
-        await insert(connection, tweets, events, wake=wake)
-        for row, _ in tweets:
-            await points.reach(COMMIT_HOLD, row.author_id)
+        class Holding:
+            async def together(self, statements: Sequence[Statement]) -> list[Rows]:
+                rows = await connection.together(statements[:-1])
+                for row, _ in tweets:
+                    await points.reach(COMMIT_HOLD, row.author_id)
+                return rows + await connection.together(statements[-1:])
 
-    patch.setattr(posts, "insert", passing)
+        await commit(cast(Connection, Holding()), tweets, events, **rest)
+
+    patch.setattr(posts, "commit", passing)
 
 
 def _losable(patch: pytest.MonkeyPatch, name: str, points: Points) -> None:
