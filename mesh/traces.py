@@ -91,7 +91,7 @@ def statement(query: object) -> AbstractContextManager[None]:
 
     text = query if isinstance(query, str) else ""
     attributes = {"db.system": "postgresql", "db.query.text": text[:STATEMENT_CHARACTERS_MAX]}
-    name = f"PostgreSQL {(text.split(maxsplit=1) or ['statement'])[0]}"
+    name = f"PostgreSQL {(text.split(maxsplit=1) or ['statement'])[0].rstrip(';')}"
     return _running(name, current(), SpanKind.CLIENT, attributes)
 
 

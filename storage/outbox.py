@@ -21,8 +21,9 @@ from storage.database import Connection
 RELAY_LOCK = 0x43686C67  # "Chlg": one relay leads at a time
 CHANNEL: LiteralString = "outbox"
 INSERT_ALL: LiteralString = (
-    "INSERT INTO outbox (partition_key, payload) SELECT * FROM unnest(%s::bigint[], %b::bytea[])"
+    "INSERT INTO outbox (partition_key, payload) SELECT * FROM unnest({}::bigint[], {}::bytea[])"
 )
+"""To be formatted with the names of its two parameters: keys, payloads."""
 WAKE: LiteralString = f"pg_notify('{CHANNEL}', '')"
 """Selected beside new rows, it tells the relay when they commit. Such commits take turns in
 PostgreSQL, so it is for those who make few."""
@@ -61,7 +62,8 @@ async def insert_all(connection: Connection, events: Sequence[tuple[int, bytes]]
     """The same for (partition key, payload) of several events. Which of one key's comes first is
     not said: they must not mind."""
     await connection.execute(
-        INSERT_ALL, ([key for key, _ in events], [payload for _, payload in events])
+        INSERT_ALL.format("%s", "%b"),
+        ([key for key, _ in events], [payload for _, payload in events]),
     )
 
 

@@ -28,8 +28,7 @@ _TAKE_BACK: LiteralString = (
 )
 # The short one first: traces show how a statement begins.
 _INSERT: LiteralString = (
-    "WITH told AS (INSERT INTO outbox (partition_key, payload)"
-    " SELECT * FROM unnest($1::bigint[], $2::bytea[])),"
+    f"WITH told AS ({outbox.INSERT_ALL.format('$1', '$2')}),"
     " posted AS (INSERT INTO tweets (id, author_id, content, media_urls, hashtags, mentions,"
     " conversation_id, location, delivery, request_id, created_at)"
     " SELECT id, author_id, content, media_urls, hashtags, mentions, id, location, delivery,"
@@ -61,7 +60,7 @@ async def commit(
     events: Sequence[bytes],
     *,
     wake: bool,
-    not_posted: Sequence[UserId] = (),
+    not_posted: Sequence[UserId],
 ) -> None:
     """Inserts plain tweets, each with its request id or "", and the event of each; takes back what
     was counted for those authors who post nothing after all; and commits. `wake` says whether to

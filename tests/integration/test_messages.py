@@ -55,7 +55,7 @@ async def test_what_is_larger_than_any_buffer_goes_both_ways(connection: Connect
 async def test_behind_an_error_nothing_runs_and_all_goes_on(connection: Connection) -> None:
     with pytest.raises(psycopg.errors.DivisionByZero):
         await connection.together([keep(1), DIVIDE, keep(2)])
-    # The one ahead of it fell with it, and what was not run was not prepared.
+    # The one ahead of it fell with it; what was prepared for it stays, and is not prepared again.
     assert await connection.together([COUNT, keep(2), keep(3), COUNT]) == [[(0,)], [], [], [(2,)]]
     with pytest.raises(psycopg.errors.SyntaxError):
         await connection.together([Statement("SELEKT"), COUNT])
