@@ -75,6 +75,10 @@ bench-shape: dev ## Measures how costs grow; writes bench/shape.{json,md,svg}. A
 	$(BIN)/python -m bench.shape $(if $(AXES),--only $(AXES))
 	$(if $(AXES),,$(BIN)/python -m bench.streams_shape)
 
+.PHONY: bench-compare
+bench-compare: dev ## Compares posting with the code of two checkouts, in turns: BEFORE=... AFTER=...
+	$(BIN)/python -m bench.compare $(BEFORE) $(AFTER)
+
 .PHONY: bench-overload
 bench-overload: dev ## Measures what three times too many reads get; writes bench/overload.json.
 	$(BIN)/python -m bench.overload

@@ -10,7 +10,6 @@ found a difference, and 2 where a tool is missing.
 """
 
 import argparse
-import os
 import re
 import sys
 import tempfile
@@ -41,11 +40,9 @@ from bench import (
 )
 from bench.rows import Row
 from bench.turns import Side
-from mesh import settings as settings_module
 from mesh.settings import Settings
 from ops.children import StartError
 
-GRAPH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ego-twitter.csv.xz"
 LATEST = Path(__file__).with_name("latest.json")
 PARTS = (
     "home", "rest", "live", "freshness", "costs", "mixed", "peer", "post", "fanout", "trends",
@@ -73,7 +70,8 @@ def main(arguments: Sequence[str]) -> int:
     measured: list[Row] = []
     try:
         folder.chmod(0o755)  # PostgreSQL's account must enter it
-        uvloop.run(_run(_settings_in(folder), _graph(options.data), options.only, measured))
+        settings = stack.settings_in(folder, CHIRP_INFLUENCER_FOLLOWERS=str(INFLUENCER_FOLLOWERS))
+        uvloop.run(_run(settings, _graph(options.data), options.only, measured))
     except (StartError, OSError, tools.LoadFailed) as error:
         print(f"bench: {error}", file=sys.stderr)
         _say_complaints(folder)
@@ -191,7 +189,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data",
         type=Path,
-        default=Path(os.environ.get("CHIRP_BENCH_DATA", GRAPH)),
+        default=world.GRAPH,
         help="a follower graph, `follower,followee` in each line (CHIRP_BENCH_DATA)",
     )
     parser.add_argument(
@@ -212,18 +210,6 @@ def _graph(data: Path) -> Path | None:
         return data
     console.print(f"{data} is not there: a power-law graph of the same size is generated instead")
     return None
-
-
-def _settings_in(folder: Path) -> Settings:
-    # Whatever this shell is set up for, a benchmark writes into nobody's database.
-    for name in [name for name in os.environ if name.startswith("CHIRP_")]:
-        del os.environ[name]
-    os.environ.update(
-        CHIRP_DATA=str(folder),
-        CHIRP_INFLUENCER_FOLLOWERS=str(INFLUENCER_FOLLOWERS),
-        **stack.QUOTAS,
-    )
-    return settings_module.load()
 
 
 def _say_complaints(folder: Path) -> None:

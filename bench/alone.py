@@ -1,7 +1,6 @@
 """A benchmark of its own: a stack with an author whom many follow, rows of figures, and a file that
 keeps them."""
 
-import os
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -18,7 +17,6 @@ from bench.rows import Row
 from bench.stack import BenchStack
 from bench.world import mint_tokens
 from domain.ids import UserId
-from mesh import settings as settings_module
 from ops.children import StartError
 from storage import bulk
 
@@ -56,11 +54,7 @@ async def _measured(
     processes: Sequence[str],
     measure: Callable[[BenchStack, UserId], Awaitable[list[Row]]],
 ) -> list[Row]:
-    # Whatever this shell is set up for, a benchmark writes into nobody's database.
-    for name in [name for name in os.environ if name.startswith("CHIRP_")]:
-        del os.environ[name]
-    os.environ.update(stack.QUOTAS, CHIRP_DATA=str(folder))
-    async with stack.opened(settings_module.load()) as running:
+    async with stack.opened(stack.settings_in(folder)) as running:
         author = await _make_world(running, viewers)
         running.place_processes()
         await running.start(*processes)

@@ -89,13 +89,14 @@ def _row(kind: str, cost: Mapping[str, float], rate: float) -> Row:
 
 async def _used(stack: BenchStack, work: Callable[[], Any]) -> dict[str, float]:
     """Returns the CPU seconds that each process used while something was done."""
-    before = _all_seconds(stack)
+    before = cpu_seconds(stack)
     await work()
-    after = _all_seconds(stack)
+    after = cpu_seconds(stack)
     return {name: after[name] - before[name] for name in after}
 
 
-def _all_seconds(stack: BenchStack) -> dict[str, float]:
+def cpu_seconds(stack: BenchStack) -> dict[str, float]:
+    """Returns the CPU time that each process which has a part in the calls has used."""
     seconds = {name: tools.cpu_seconds(stack.process_id(name)) for name in PROCESSES}
     stores = stack.store_process_ids
     seconds["valkey"] = tools.cpu_seconds(stores["cache"])

@@ -42,11 +42,11 @@ async def one_tweet(stack: BenchStack, world: World) -> bytes:
 async def measure(stack: BenchStack, world: World, echo_port: int) -> list[Row]:
     """Highest throughput with many clients beside the echo, then latency at a third of it."""
     port = stack.port("tweet_server")
-    posts, echoes = _requests(world, port), _requests(world, echo_port)
+    posts, echoes = random_posts(world, port), random_posts(world, echo_port)
     async with verification.opened(stack) as verifier:
 
         async def load(at: int) -> tuple[int, float]:
-            result = await _closed_loop(at, posts if at == port else echoes, TURN_S)
+            result = await closed_loop(at, posts if at == port else echoes, TURN_S)
             ended = time.perf_counter()
             # A rate that fan-out does not keep up with is not one.
             await verifier.drain()
@@ -92,7 +92,8 @@ async def measure(stack: BenchStack, world: World, echo_port: int) -> list[Row]:
     ]  # fmt: skip
 
 
-async def _closed_loop(port: int, requests: Iterator[Request], seconds: float) -> Result:
+async def closed_loop(port: int, requests: Iterator[Request], seconds: float) -> Result:
+    """Posts with as many clients as the row says. Raises LoadFailed where many fail."""
     result = await http2.run(
         port, requests, connections=CONNECTIONS, streams=STREAMS, seconds=seconds
     )
@@ -105,7 +106,8 @@ def _check(result: Result) -> None:
         raise LoadFailed(f"{result.failed} posts failed")
 
 
-def _requests(world: World, port: int) -> Iterator[Request]:
+def random_posts(world: World, port: int) -> Iterator[Request]:
+    """Yields posts by random authors, for ever."""
     draw = random.Random(port)  # noqa: S311 -- not a secret
     requests = [
         frames.request(

@@ -29,11 +29,10 @@ from bench.shape_picture import Point
 from bench.shape_worlds import Plan, account_id
 from bench.stack import BenchStack
 from bench.tools import LoadFailed
-from mesh import settings as settings_module
+from bench.world import GRAPH
 from ops.children import StartError
 from storage import valkey
 
-GRAPH = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "ego-twitter.csv.xz"
 AXES = ("accounts", "followees", "celebrities", "rebuild", "fanout")
 SIZES = (1_000, 10_000, 81_306, 1_000_000)
 REAL_SIZE = 81_306
@@ -81,10 +80,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _run(folder: Path, graph: Path | None, axes: Sequence[str]) -> None:
-    for name in [name for name in os.environ if name.startswith("CHIRP_")]:
-        del os.environ[name]
-    os.environ.update(stack.QUOTAS, CHIRP_DATA=str(folder))
-    async with stack.opened(settings_module.load()) as running:
+    async with stack.opened(stack.settings_in(folder)) as running:
         async with valkey.connect(running.settings.valkey_url, running.settings) as cache:
             await cache.config_set("maxmemory", str(CACHE_BYTES))
         if {"followees", "celebrities", "rebuild"} & set(axes):
@@ -221,7 +217,7 @@ def _keep(points: Sequence[Point]) -> None:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.shape", description=__doc__)
     parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("CHIRP_BENCH_DATA", GRAPH)),
+        "--data", type=Path, default=GRAPH,
         help="a follower graph, `follower,followee` in each line (CHIRP_BENCH_DATA)",
     )  # fmt: skip
     parser.add_argument(

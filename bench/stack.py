@@ -10,10 +10,11 @@ import shutil
 import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mesh import keys
+from mesh import settings as settings_module
 from mesh.settings import Settings
 from ops import datafolder, embedded, embedded_postgres, gateway, localstack, probes
 from ops.children import Child, ChildSpec
@@ -77,6 +78,15 @@ class BenchStack:
         for name in names:
             spec = self.local.gateway() if name == "gateway" else self._specs[name]
             await self._start(name, spec)
+
+    async def restart_from(self, checkout: Path, *names: str) -> None:
+        """Ends servers or workers and starts them with the code of another folder."""
+        code = os.pathsep.join((str(checkout), str(checkout / "gen")))
+        for name in names:
+            spec = self._specs[name]
+            self._specs[name] = replace(spec, environment={**spec.environment, "PYTHONPATH": code})
+        await self.stop(*names)
+        await self.start(*names)
 
     async def start_echo(self, page: bytes, tweet: bytes) -> tuple[int, int]:
         """Starts the echo and a gateway before it, which differs from Chirp's in its upstream
@@ -207,6 +217,15 @@ class BenchStack:
             ready=is_healthy,
             stop_within_s=STOP_S,
         )
+
+
+def settings_in(folder: Path, **more: str) -> Settings:
+    """Returns the settings of a benchmark whose data is in a folder; `more` are variables of the
+    environment. Whatever this shell is set up for, it writes into nobody's database."""
+    for name in [name for name in os.environ if name.startswith("CHIRP_")]:
+        del os.environ[name]
+    os.environ.update(QUOTAS, CHIRP_DATA=str(folder), **more)
+    return settings_module.load()
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ full page and more. One in 7 is a retweet, one in 14 a reply, one in 49 a quote;
 of what they see. Everything is random by fixed seeds.
 """
 
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,9 @@ from ops.load_graph import Loaded
 from storage import bulk
 from storage.database import Connection
 
+_SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+GRAPH = Path(os.environ.get("CHIRP_BENCH_DATA", _SHARED / "data" / "ego-twitter.csv.xz"))
+"""The real graph's file, where it is at hand."""
 ACCOUNTS = 81_306  # as many as ego-Twitter has
 FOLLOWS = 1_768_135
 POPULARITY = 0.75  # weights fall with rank to this power; the first have about 3,000 followers

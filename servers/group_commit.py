@@ -35,6 +35,9 @@ TRANSACTIONS_MAX = 4
 SMALL_GROUP = 8  # behind larger ones there are many, and the relay looks all the time
 REST_S = 0.006  # from one transaction's beginning to the next's, at least
 PATIENCE_S = 0.05  # a transaction that takes longer does not keep the next group from beginning
+# Its pool gives out connections in turn. One that a slow transaction made it open would have half
+# of all groups from then on, by a backend with cold caches: it goes again.
+IDLE_S = 5.0
 WAITING_MAX = 1_000  # tweets that wait for a transaction; one more is refused at once
 
 

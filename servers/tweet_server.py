@@ -39,7 +39,9 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         # Groups follow one another, so they have one connection of this, whose backend's caches are
         # warm; of the pool above each would have another (docs/decisions/0013-group-commit.md).
         posting = await stack.enter_async_context(
-            database.open_pool(settings, size_max=group_commit.TRANSACTIONS_MAX)
+            database.open_pool(
+                settings, size_max=group_commit.TRANSACTIONS_MAX, idle_s=group_commit.IDLE_S
+            )
         )
         await database.require_fact(pool, "timeline_shards", str(settings.timeline_shards))
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))

@@ -29,6 +29,7 @@ Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[messages.Connection]
 
 MIGRATION_LOCK = 0x43686972  # "Chir": one process migrates at a time
+IDLE_S = 600.0
 POOL_WAITING_MAX = 256  # callers that may wait for a connection; one more is refused at once
 CANCEL_FIRST_S, CANCEL_S = 0.01, 5.0
 # Of a process that was killed while it waited: the statement must not run on for nobody.
@@ -74,8 +75,11 @@ class _Pool(AsyncConnectionPool[messages.Connection]):
 
 
 @asynccontextmanager
-async def open_pool(settings: Settings, *, size_max: int | None = None) -> AsyncGenerator[Pool]:
-    """Opens a bounded pool. A statement or a wait over `database_timeout_s` fails."""
+async def open_pool(
+    settings: Settings, *, size_max: int | None = None, idle_s: float = IDLE_S
+) -> AsyncGenerator[Pool]:
+    """Opens a bounded pool, which each `idle_s` closes a connection that it could have done
+    without. A statement or a wait over `database_timeout_s` fails."""
 
     async def configure(connection: Connection) -> None:
         await connection.set_autocommit(True)
@@ -88,6 +92,7 @@ async def open_pool(settings: Settings, *, size_max: int | None = None) -> Async
         min_size=1,
         max_size=size_max or settings.database_pool_max,
         timeout=settings.database_timeout_s,
+        max_idle=idle_s,
         max_waiting=POOL_WAITING_MAX,
         configure=configure,
         check=None,

@@ -251,3 +251,13 @@ async def test_plain_tweets_and_answers_of_one_author_at_once(settings: Settings
         await world.drain()
         assert await world.home(author) == sorted((tweet.id for tweet in posted), reverse=True)
         assert await events_and_count(world.pool, UserId(author.id)) == (20, 20)
+
+
+async def test_a_connection_that_one_slow_group_needed_is_closed_again(settings: Settings) -> None:
+    async with database.open_pool(settings, size_max=3, idle_s=0.1) as pool:
+        async with pool.connection(), pool.connection(), pool.connection():
+            assert pool.get_stats()["pool_size"] == 3
+        async with asyncio.timeout(10):
+            while pool.get_stats()["pool_size"] > 1:
+                async with pool.connection() as connection:  # one after the other, as groups do
+                    await connection.execute("SELECT 1")
