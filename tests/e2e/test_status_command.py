@@ -50,10 +50,13 @@ def test_every_process_has_a_row_and_a_death_shows_as_a_restart(shared: ChirpUp)
     while (after := rows(status(shared)))["notification_server-2"]["restarts"] != wanted:
         assert time.monotonic() < deadline, after
     shared.wait_until_whole()
-    whole = status(shared)
+    deadline = time.monotonic() + WITHIN_S
+    # Whoever takes more than a second to answer one look, on a machine that does much else, is
+    # called not serving in it, and rightly so.
+    while (whole := status(shared))["serving"] != len(whole["rows"]):
+        assert time.monotonic() < deadline, whole
 
     assert set(before) == {*ours, "gateway", "postgres", "cache", "eventlog"}
-    assert whole["serving"] == len(whole["rows"])
     assert {row["health"] for row in whole["rows"]} == {"serving"}
     assert rows(whole)["notification_server-2"]["up_s"] < before["notification_server-1"]["up_s"]
     for name in ours:
