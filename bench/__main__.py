@@ -12,11 +12,9 @@ found a difference, and 2 where a tool is missing.
 import argparse
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
@@ -48,8 +46,6 @@ PARTS = (
     "home", "rest", "live", "freshness", "costs", "mixed", "peer", "post", "fanout", "trends",
 )  # fmt: skip
 WITH_ALL_WINDOWS = {"freshness", "costs", "mixed", "post"}
-# Low enough that the real graph has accounts that are pulled: 43 of them.
-INFLUENCER_FOLLOWERS = 1_000
 CACHE_LINE = "cache: "  # what timeline_server says of its caches when it stops
 
 COMPLAINT = re.compile(" (WARNING|ERROR) ")
@@ -66,22 +62,23 @@ def main(arguments: Sequence[str]) -> int:
     except tools.Missing as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    folder = Path(tempfile.mkdtemp(prefix="chirp-bench-"))
     measured: list[Row] = []
-    try:
-        folder.chmod(0o755)  # PostgreSQL's account must enter it
-        settings = stack.settings_in(folder, CHIRP_INFLUENCER_FOLLOWERS=str(INFLUENCER_FOLLOWERS))
-        uvloop.run(_run(settings, _graph(options.data), options.only, measured))
-    except (StartError, OSError, tools.LoadFailed) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        _say_complaints(folder)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        stack.remove_folder(folder)
-        # Also what was measured before something failed.
-        Console().print(rows.table(measured))
+
+    async def all_of_it(folder: Path) -> None:
+        settings = stack.settings_in(
+            folder, CHIRP_INFLUENCER_FOLLOWERS=str(world.INFLUENCER_FOLLOWERS)
+        )
+        try:
+            await _run(settings, world.at_hand(options.data, console), options.only, measured)
+        except (StartError, OSError, tools.LoadFailed):
+            _say_complaints(folder)
+            raise
+        finally:
+            # Also what was measured before something failed.
+            Console().print(rows.table(measured))
+
+    if status := stack.run("bench", all_of_it):
+        return status
     out: Path | None = LATEST if set(options.only) == set(PARTS) else options.out
     if out is not None:
         rows.write_json(measured, out)
@@ -105,7 +102,7 @@ async def _run(
         console.print(
             f"{graph.name if graph else 'generated graph'}: {len(made.accounts):,} accounts,"
             f" {sum(made.follower_counts):,} follows, {made.tweets:,} tweets;"
-            f" accounts with {INFLUENCER_FOLLOWERS:,} followers are pulled"
+            f" accounts with {world.INFLUENCER_FOLLOWERS:,} followers are pulled"
         )
         running.place_processes()
         await running.start("tweet_server", "graph_server", "timeline_server")
@@ -203,13 +200,6 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
     return options
-
-
-def _graph(data: Path) -> Path | None:
-    if data.exists():
-        return data
-    console.print(f"{data} is not there: a power-law graph of the same size is generated instead")
-    return None
 
 
 def _say_complaints(folder: Path) -> None:

@@ -1,14 +1,11 @@
 """A benchmark of its own: a stack with an author whom many follow, rows of figures, and a file that
 keeps them."""
 
-import sys
-import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
-import uvloop
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 from rich.console import Console
 
@@ -17,7 +14,6 @@ from bench.rows import Row
 from bench.stack import BenchStack
 from bench.world import mint_tokens
 from domain.ids import UserId
-from ops.children import StartError
 from storage import bulk
 
 FOLLOWEES = 22  # of each viewer: the mean of the real graph
@@ -34,18 +30,13 @@ def main(
 ) -> int:
     """Starts processes in this order, measures, prints the rows and writes them to a file; returns
     the exit status. `measure` is told the author; viewers have the ids that follow the author's."""
-    folder = Path(tempfile.mkdtemp(prefix=f"chirp-{latest.stem}-"))
-    try:
-        folder.chmod(0o755)  # PostgreSQL's account must enter it
-        measured = uvloop.run(_measured(folder, viewers, processes, measure))
-    except (OSError, StartError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
-    finally:
-        stack.remove_folder(folder)
-    Console().print(rows.table(measured))
-    rows.write_json(measured, latest)
-    return 0
+
+    async def all_of_it(folder: Path) -> None:
+        measured = await _measured(folder, viewers, processes, measure)
+        Console().print(rows.table(measured))
+        rows.write_json(measured, latest)
+
+    return stack.run(latest.stem, all_of_it)
 
 
 async def _measured(

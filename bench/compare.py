@@ -16,28 +16,22 @@ each process for a post at that rate, and p50 and p99 at a fixed lower one.
 
 import argparse
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import costs, freshness, home, http2, posts, stack, verification, world
+from bench import costs, freshness, home, posts, stack, verification, world
 from bench.stack import BenchStack
-from bench.tools import LoadFailed
 from bench.world import World
-from ops.children import StartError
 from ops.verifier import Verifier
 
 STARTED = ("tweet_server", "graph_server", "timeline_server", "outbox_relay", "fanout_worker")
-WARM_S, FULL_S, ECHO_S, QUIET_S = 1.5, 4.0, 1.5, 6.0
+WARM_S, ECHO_S = 1.5, 1.5
 QUIET_RATE = 1_000.0  # posts a second: about a third of the highest rate
-INFLUENCER_FOLLOWERS = 1_000  # as in `make bench`
 
 console = Console()
 
@@ -66,25 +60,14 @@ class Turn:
 def main(arguments: Sequence[str]) -> int:
     """Runs the comparison; returns the exit status."""
     options = _options(arguments)
-    folder = Path(tempfile.mkdtemp(prefix="chirp-compare-"))
-    try:
-        folder.chmod(0o755)  # PostgreSQL's account must enter it
-        uvloop.run(_run(folder, options))
-    except (StartError, OSError, LoadFailed) as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        stack.remove_folder(folder)
-    return 0
+    return stack.run("bench-compare", lambda folder: _run(folder, options))
 
 
 async def _run(folder: Path, options: argparse.Namespace) -> None:
-    settings = stack.settings_in(folder, CHIRP_INFLUENCER_FOLLOWERS=str(INFLUENCER_FOLLOWERS))
+    settings = stack.settings_in(folder, CHIRP_INFLUENCER_FOLLOWERS=str(world.INFLUENCER_FOLLOWERS))
     async with stack.opened(settings) as running:
         with Progress(console=console) as progress:
-            await world.load(running.settings, options.data, progress)
+            await world.load(running.settings, world.at_hand(options.data, console), progress)
         made = await world.describe(running.settings)
         running.place_processes()
         await running.start(*STARTED)
@@ -113,18 +96,13 @@ async def _turn(running: BenchStack, made: World, verifier: Verifier, echo_port:
     await posts.closed_loop(port, requests, WARM_S)
     await verifier.drain()
     used = costs.cpu_seconds(running)
-    full = await posts.closed_loop(port, requests, FULL_S)
-    ended = time.perf_counter()
-    await verifier.drain()
-    seconds = full.seconds + time.perf_counter() - ended
+    full, seconds = await posts.until_fanned_out(port, requests, verifier)
     count = len(full.latencies)
     cpu_us = {
         name: 1e6 * (now - used[name]) / count for name, now in costs.cpu_seconds(running).items()
     }
     echo = await posts.closed_loop(echo_port, echoes, ECHO_S)
-    quiet = await http2.run_at_rate(
-        port, requests, connections=posts.CONNECTIONS, rate=QUIET_RATE, seconds=QUIET_S
-    )
+    quiet = await posts.open_loop(port, requests, QUIET_RATE)
     await verifier.drain()
     rate = count / seconds
     p50_ms, p99_ms = quiet.percentile_ms(0.50), quiet.percentile_ms(0.99)
@@ -154,9 +132,6 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if unknown := set(options.processes) - set(STARTED):
         parser.error(f"no such process: {', '.join(unknown)}")
-    if not options.data.exists():
-        console.print(f"{options.data} is not there: a graph of the same size is generated instead")
-        options.data = None
     return options
 
 

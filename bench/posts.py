@@ -16,6 +16,7 @@ from bench.stack import BenchStack
 from bench.tools import LoadFailed
 from bench.turns import TURNS, Side, in_turns
 from bench.world import WORDS, World
+from ops.verifier import Verifier
 
 METHOD = "/chirp.v1.TweetService/CreateTweet"
 CONNECTIONS, STREAMS = 8, 16
@@ -46,12 +47,9 @@ async def measure(stack: BenchStack, world: World, echo_port: int) -> list[Row]:
     async with verification.opened(stack) as verifier:
 
         async def load(at: int) -> tuple[int, float]:
-            result = await closed_loop(at, posts if at == port else echoes, TURN_S)
-            ended = time.perf_counter()
-            # A rate that fan-out does not keep up with is not one.
-            await verifier.drain()
+            result, seconds = await until_fanned_out(at, posts if at == port else echoes, verifier)
             runs.append(result)
-            return len(result.latencies), result.seconds + time.perf_counter() - ended
+            return len(result.latencies), seconds
 
         runs: list[Result] = []
         await load(port)
@@ -61,11 +59,7 @@ async def measure(stack: BenchStack, world: World, echo_port: int) -> list[Row]:
         quiet = rate.chirp * QUIET_PART
         at_rest: list[Result] = []
         for _ in range(TURNS):
-            result = await http2.run_at_rate(
-                port, posts, connections=CONNECTIONS, rate=quiet, seconds=RATE_S
-            )
-            _check(result)
-            at_rest.append(result)
+            at_rest.append(await open_loop(port, posts, quiet))
     failed = sum(run.failed for run in (*runs, *at_rest))
 
     def how_at_rest(found: Sequence[float]) -> str:
@@ -90,6 +84,26 @@ async def measure(stack: BenchStack, world: World, echo_port: int) -> list[Row]:
         at_least("post_p50", median(p50), "ms", how=how_at_rest(p50)),
         at_most("post_p99", median(p99), "ms", value_goal=P99_GOAL_MS, how=how_at_rest(p99)),
     ]  # fmt: skip
+
+
+async def until_fanned_out(
+    port: int, requests: Iterator[Request], verifier: Verifier
+) -> tuple[Result, float]:
+    """Posts for one turn; returns what came of it, and the seconds until all was fanned out: a rate
+    that fan-out does not keep up with is not one."""
+    result = await closed_loop(port, requests, TURN_S)
+    ended = time.perf_counter()
+    await verifier.drain()
+    return result, result.seconds + time.perf_counter() - ended
+
+
+async def open_loop(port: int, requests: Iterator[Request], rate: float) -> Result:
+    """Posts at a rate, whatever is answered. Raises LoadFailed where many fail."""
+    result = await http2.run_at_rate(
+        port, requests, connections=CONNECTIONS, rate=rate, seconds=RATE_S
+    )
+    _check(result)
+    return result
 
 
 async def closed_loop(port: int, requests: Iterator[Request], seconds: float) -> Result:

@@ -16,21 +16,17 @@ its last figures.
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import uvloop
 from rich.console import Console
 
 from bench import shape_fanout, shape_picture, shape_reads, shape_worlds, stack
 from bench.shape_picture import Point
 from bench.shape_worlds import Plan, account_id
 from bench.stack import BenchStack
-from bench.tools import LoadFailed
 from bench.world import GRAPH
-from ops.children import StartError
 from storage import valkey
 
 AXES = ("accounts", "followees", "celebrities", "rebuild", "fanout")
@@ -61,22 +57,11 @@ console = Console(stderr=True)
 def main(arguments: Sequence[str]) -> int:
     """Runs the measurements; returns the exit status."""
     options = _options(arguments)
-    folder = Path(tempfile.mkdtemp(prefix="chirp-shape-"))
-    try:
-        folder.chmod(0o755)  # PostgreSQL's account must enter it
-        graph: Path | None = options.data
-        if graph is not None and not graph.exists():
-            console.print(f"{graph} is not there: {REAL_SIZE:,} accounts at random instead")
-            graph = None
-        uvloop.run(_run(folder, graph, options.only))
-    except (StartError, OSError, LoadFailed) as error:
-        print(f"bench-shape: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        stack.remove_folder(folder)
-    return 0
+    graph: Path | None = options.data
+    if graph is not None and not graph.exists():
+        console.print(f"{graph} is not there: {REAL_SIZE:,} accounts at random instead")
+        graph = None
+    return stack.run("bench-shape", lambda folder: _run(folder, graph, options.only))
 
 
 async def _run(folder: Path, graph: Path | None, axes: Sequence[str]) -> None:

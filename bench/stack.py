@@ -8,16 +8,21 @@ the relay and the worker before it fills the log, and runs an echo beside them.
 import os
 import shutil
 import sys
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import uvloop
+
+from bench.tools import LoadFailed
 from mesh import keys
 from mesh import settings as settings_module
 from mesh.settings import Settings
 from ops import datafolder, embedded, embedded_postgres, gateway, localstack, probes
-from ops.children import Child, ChildSpec
+from ops.children import Child, ChildSpec, StartError
 from ops.gateway import Endpoint, Gateway
 from ops.localstack import LocalStack
 from ops.processes import KINDS
@@ -25,7 +30,13 @@ from storage import database
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER_SERVICE = "bench.PeerService"
-PYTHONPATH = os.pathsep.join((str(ROOT), str(ROOT / "gen")))
+
+
+def _code_of(checkout: Path) -> str:
+    return os.pathsep.join((str(checkout), str(checkout / "gen")))
+
+
+PYTHONPATH = _code_of(ROOT)
 STOP_S = 2.0
 # A benchmark does in a second what a person does in days. Everything is counted, and nothing
 # refused, so that what limits cost is in the figures.
@@ -81,10 +92,10 @@ class BenchStack:
 
     async def restart_from(self, checkout: Path, *names: str) -> None:
         """Ends servers or workers and starts them with the code of another folder."""
-        code = os.pathsep.join((str(checkout), str(checkout / "gen")))
         for name in names:
             spec = self._specs[name]
-            self._specs[name] = replace(spec, environment={**spec.environment, "PYTHONPATH": code})
+            environment = {**spec.environment, "PYTHONPATH": _code_of(checkout)}
+            self._specs[name] = replace(spec, environment=environment)
         await self.stop(*names)
         await self.start(*names)
 
@@ -217,6 +228,22 @@ class BenchStack:
             ready=is_healthy,
             stop_within_s=STOP_S,
         )
+
+
+def run(name: str, measure: Callable[[Path], Coroutine[Any, Any, None]]) -> int:
+    """Runs a benchmark in a folder of its own; returns the exit status, having said what failed."""
+    folder = Path(tempfile.mkdtemp(prefix=f"chirp-{name}-"))
+    try:
+        folder.chmod(0o755)  # PostgreSQL's account must enter it
+        uvloop.run(measure(folder))
+    except (StartError, OSError, LoadFailed) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        remove_folder(folder)
+    return 0
 
 
 def settings_in(folder: Path, **more: str) -> Settings:

@@ -16,6 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import LiteralString
 
+from rich.console import Console
 from rich.progress import Progress
 
 from domain.ids import EPOCH_MS, SEQUENCE_BITS, WORKER_BITS, UserId
@@ -29,6 +30,8 @@ from storage.database import Connection
 _SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 GRAPH = Path(os.environ.get("CHIRP_BENCH_DATA", _SHARED / "data" / "ego-twitter.csv.xz"))
 """The real graph's file, where it is at hand."""
+# Low enough that the real graph has accounts that are pulled: 43 of them.
+INFLUENCER_FOLLOWERS = 1_000
 ACCOUNTS = 81_306  # as many as ego-Twitter has
 FOLLOWS = 1_768_135
 POPULARITY = 0.75  # weights fall with rank to this power; the first have about 3,000 followers
@@ -49,6 +52,14 @@ TEXT = (
     " going home late early train delayed thanks everyone great terrible maybe tomorrow winter"
 )
 WORDS = TEXT.split()
+
+
+def at_hand(graph: Path, console: Console) -> Path | None:
+    """Returns the graph's file, None where it is not there, and says so."""
+    if graph.exists():
+        return graph
+    console.print(f"{graph} is not there: a power-law graph of the same size is generated instead")
+    return None
 
 
 @dataclass(frozen=True, slots=True)
