@@ -1,5 +1,6 @@
 """The names of tags and places as small numbers, given out and taken back as uses come and go."""
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,7 +34,7 @@ class Spellings:
         self._unused: list[int] = []
         self._tags: dict[str, int] = {}
         self._names: list[str] = []
-        self._first_spelling: list[int] = []
+        self._first_spelling = array("I")
         self._spellings: dict[int, list[int]] = {}  # of tags that have several
         self._free_tags: list[int] = []
 

@@ -4,11 +4,9 @@
    segments. What the minutes before this one give is kept until one of them changes: most of the
    time only the newest minute does.
 2. A row that was used less often in this hour than `authors_min` cannot have so many different
-   authors. The others are sorted by place and value.
-3. The best of each place are looked at: their different authors are counted, from the pairs of
-   the last 60 minutes. Where too few of them have enough, more of that place are looked at. So
-   the lists are exact however many loud accounts there are.
-4. Equals are ranked by name.
+   authors. Of the others, the best of each place that have enough are looked for
+   (`trend_look.py`), so that the lists are exact however many loud accounts there are.
+3. Equals are ranked by name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,19 +18,14 @@ from numpy.typing import NDArray
 
 from domain import trend
 from domain.trend import HOUR, LIMIT_MAX, WEIGHTS, Listed, Order, Rules
+from domain.trend_look import F64, Look
 from domain.trend_names import WORLD_NUMBER
-from domain.trend_segment import HIGH, LOW, Segment, authors_of, different
+from domain.trend_segment import HIGH, I64, Segment, authors_of, different
 from domain.trend_window import MINUTES, TrendWindow
 
-F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
-I64 = NDArray[np.int64]
-U64 = NDArray[np.uint64]
 Number = TypeVar("Number", np.int32, np.float64)
 TAG = 0xFFFFFFFF
-
-# More than a list holds: some have too few authors. Each further look is much longer.
-LOOK_FIRST, LOOK_GROWTH = LIMIT_MAX + 10, 8
 
 Lists = Mapping[Order, Sequence[Listed]]
 
@@ -55,9 +48,11 @@ class Sums:
     last_hour: I32
     score: F64
 
-    def where(self, mask: NDArray[np.bool_]) -> "Sums":
-        """Returns some of the rows."""
-        return Sums(self.rows[mask], self.this_hour[mask], self.last_hour[mask], self.score[mask])
+    def at(self, chosen: NDArray[np.bool_] | I64) -> "Sums":
+        """Returns some of the rows, by a mask or by their positions."""
+        return Sums(
+            self.rows[chosen], self.this_hour[chosen], self.last_hour[chosen], self.score[chosen]
+        )
 
 
 class TrendRanker:
@@ -84,23 +79,14 @@ class TrendRanker:
         )
         # Above 0 in any case: what is not above its baseline does not rise.
         rising = np.where(surprise >= self._rules.surprise_min, surprise, 0.0)
-        look = _Look(self._window, sums.rows, self._rules.authors_min)
+        look = Look(self._window, sums.rows, self._rules.authors_min)
+        rankings = {Order.SCORE: sums.score, Order.RISING: rising}
         ranked: dict[str, dict[Order, Sequence[Listed]]] = {}
-        for order, values in ((Order.SCORE, sums.score), (Order.RISING, rising)):
-            by_place: dict[int, list[tuple[float, str, int]]] = {}
-            best = look.best(values)
-            keys = self._window.rows.keys[sums.rows[best]]
-            for at, key, value in zip(
-                best.tolist(), keys.tolist(), values[best].tolist(), strict=True
-            ):
-                entry = (-value, self._window.spellings.name(key & TAG), at)
-                by_place.setdefault(key >> 32, []).append(entry)
-            for place, entries in by_place.items():
-                entries.sort()
-                ranked.setdefault(self._window.places.slugs[place], {})[order] = [
-                    self._listed(sums, at, name, int(look.authors[at]), float(surprise[at]))
-                    for _, name, at in entries[:LIMIT_MAX]
-                ]
+        for order, best in zip(rankings, look.best(rankings.values()), strict=True):
+            values = rankings[order][best]
+            lists = self._lists(sums.at(best), values, look.authors[best], surprise[best])
+            for place, listed in lists.items():
+                ranked.setdefault(place, {})[order] = listed
         return {
             place: {order: lists.get(order, ()) for order in Order}
             for place, lists in ranked.items()
@@ -110,8 +96,8 @@ class TrendRanker:
         """Returns the hours of every tag that has enough authors in the world, in no order."""
         sums = self._may_trend()
         keys = self._window.rows.keys[sums.rows]
-        sums, keys = sums.where(keys >> HIGH == WORLD_NUMBER), keys[keys >> HIGH == WORLD_NUMBER]
-        look = _Look(self._window, sums.rows, self._rules.authors_min)
+        sums, keys = sums.at(keys >> HIGH == WORLD_NUMBER), keys[keys >> HIGH == WORLD_NUMBER]
+        look = Look(self._window, sums.rows, self._rules.authors_min)
         look.count_authors(np.arange(len(keys)))
         return [
             Hours(self._window.spellings.name(key & TAG), this, last, authors)
@@ -150,7 +136,7 @@ class TrendRanker:
             this_hour[here] += newest.counts.astype(np.int32)
             score[here] += newest.counts
         sums = Sums(rows, this_hour, _at(self._last_hour, rows), score)
-        return sums.where(this_hour >= self._rules.authors_min)
+        return sums.at(this_hour >= self._rules.authors_min)
 
     def _sum_past(self) -> None:
         segments = [self._window.segment(ago) for ago in range(1, MINUTES)]
@@ -159,85 +145,79 @@ class TrendRanker:
         ):
             return
         count = len(self._window.rows)
-        self._this_hour = np.zeros(count, np.int32)
-        self._last_hour = np.zeros(count, np.int32)
+        self._this_hour = _moved_on(
+            self._this_hour, count, self._summed[: HOUR - 1], segments[: HOUR - 1]
+        )
+        self._last_hour = _moved_on(
+            self._last_hour, count, self._summed[HOUR - 1 :], segments[HOUR - 1 :]
+        )
         self._score = np.zeros(count, np.float64)
         # Oldest first: the same buckets always give the same score, to the last bit.
-        for ago in range(MINUTES - 1, 0, -1):
+        for ago in range(HOUR - 1, 0, -1):
             segment = segments[ago - 1]
-            if ago >= HOUR:
-                self._last_hour[segment.rows] += segment.counts.astype(np.int32)
-            else:
-                self._this_hour[segment.rows] += segment.counts.astype(np.int32)
-                self._score[segment.rows] += segment.counts * WEIGHTS[ago]
+            weighted = np.multiply(segment.counts, WEIGHTS[ago], dtype=np.float64)
+            _add(self._score, segment, weighted)
         often = np.flatnonzero(self._this_hour >= self._rules.authors_min)
         self._often = often.astype(np.uint64)
         self._summed = segments
 
-    def _listed(self, sums: Sums, at: int, name: str, authors: int, surprise: float) -> Listed:
-        key = int(self._window.rows.keys[sums.rows[at]])
-        this, last = int(sums.this_hour[at]), int(sums.last_hour[at])
-        return Listed(
-            name=name,
-            tag=self._window.spellings.most_used(key & TAG),
-            score=float(sums.score[at]),
-            count=this,
-            velocity=trend.velocity(this, last),
-            authors=authors,
-            surprise=surprise,
+    def _lists(
+        self, sums: Sums, values: F64, authors: I64, surprise: F64
+    ) -> dict[str, Sequence[Listed]]:
+        """Returns the list of each place, of what may be on it."""
+        spellings = self._window.spellings
+        # Lists, because each element of an array would become an object of numpy's first.
+        keys, score, this, last = (
+            column.tolist()
+            for column in (
+                self._window.rows.keys[sums.rows],
+                sums.score,
+                sums.this_hour,
+                sums.last_hour,
+            )
         )
+        of_authors, of_surprise = authors.tolist(), surprise.tolist()
+        by_place: dict[int, list[tuple[float, str, int]]] = {}
+        for at, (key, value) in enumerate(zip(keys, (-values).tolist(), strict=True)):
+            entry = (value, spellings.name(key & TAG), at)
+            by_place.setdefault(key >> 32, []).append(entry)
+        return {
+            self._window.places.slugs[place]: [
+                Listed(
+                    name=name,
+                    tag=spellings.most_used(keys[at] & TAG),
+                    score=score[at],
+                    count=this[at],
+                    velocity=trend.velocity(this[at], last[at]),
+                    authors=of_authors[at],
+                    surprise=of_surprise[at],
+                )
+                for _, name, at in sorted(entries)[:LIMIT_MAX]
+            ]
+            for place, entries in by_place.items()
+        }
 
 
-class _Look:
-    """Looks at the best of some rows, and counts the authors of those only."""
+def _moved_on(sums: I32, count: int, before: Sequence[Segment], now: Sequence[Segment]) -> I32:
+    """Returns the sums of `count` rows over some minutes, made of the sums over others: a minute
+    gives whole numbers, which can be taken back. Where rows have got new numbers, every minute is
+    another."""
+    known = {id(segment) for segment in before}
+    kept = {id(segment) for segment in now} & known
+    for segment in before:
+        if id(segment) not in kept:
+            _add(sums, segment, -segment.counts.astype(np.int32))
+    sums = np.concatenate([sums[:count], np.zeros(max(0, count - len(sums)), np.int32)])
+    for segment in now:
+        if id(segment) not in kept:
+            _add(sums, segment, segment.counts.astype(np.int32))
+    return sums
 
-    def __init__(self, window: TrendWindow, rows: I64, authors_min: int) -> None:
-        self._window = window
-        self._rows = rows
-        self._places = (window.rows.keys[rows] >> HIGH).astype(np.int64)
-        self._authors_min = authors_min
-        self.authors = np.full(len(rows), -1, np.int64)
-        """Different authors of each of the rows; -1 where nobody asked yet."""
 
-    def best(self, values: F64) -> I64:
-        """Returns positions of the rows that lists are made of: of each place at least the
-        LIMIT_MAX with the highest values above 0 and enough authors, if there are so many."""
-        left = np.flatnonzero(values > 0)
-        left = left[np.lexsort((-values[left], self._places[left]))]
-        found: list[I64] = []
-        good = np.zeros(int(self._places.max(initial=0)) + 1, np.int64)
-        look = LOOK_FIRST
-        while len(left):
-            places, ordered = self._places[left], values[left]
-            begins = np.flatnonzero(np.concatenate([[True], places[1:] != places[:-1]]))
-            counts = np.diff(begins, append=len(places))
-            # The equals of the last one that is looked at are looked at, too.
-            lowest = np.repeat(ordered[begins + np.minimum(look, counts) - 1], counts)
-            seen = ordered >= lowest
-            self.count_authors(left[seen])
-            enough = left[seen][self.authors[left[seen]] >= self._authors_min]
-            found.append(enough)
-            good += np.bincount(self._places[enough], minlength=len(good))
-            left = left[~seen & (good[places] < LIMIT_MAX)]
-            look *= LOOK_GROWTH
-        return np.concatenate(found) if found else left
-
-    def count_authors(self, positions: I64) -> None:
-        """Counts the authors of some of the rows, where nobody asked before."""
-        unknown = positions[self.authors[positions] < 0]
-        if not len(unknown):
-            return
-        number = np.full(len(self._window.rows), -1, np.int32)
-        number[self._rows[unknown]] = np.arange(len(unknown), dtype=np.int32)
-        kept: list[U64] = []
-        for ago in range(HOUR):
-            segment = self._window.segment(ago)
-            numbers = number[segment.rows]
-            wanted = np.repeat(numbers >= 0, segment.counts)
-            own = np.repeat(numbers[numbers >= 0], segment.counts[numbers >= 0])
-            kept.append(own.astype(np.uint64) << HIGH | (segment.pairs[wanted] & LOW))
-        authors = different(np.concatenate(kept)) >> HIGH
-        self.authors[unknown] = np.bincount(authors.astype(np.int64), minlength=len(unknown))
+def _add(sums: NDArray[Number], segment: Segment, values: NDArray[Number]) -> None:
+    # A third of the time of `sums[segment.rows] += values`, which looks up and stores apart, and
+    # makes indices of 64 bits for each.
+    np.add.at(sums, segment.rows.astype(np.intp), values)
 
 
 def _at(column: NDArray[Number], rows: I64) -> NDArray[Number]:

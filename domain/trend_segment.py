@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 U16 = NDArray[np.uint16]
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 # A pair: a row's number in the high 32 bits, an author's in the low ones.
@@ -64,21 +65,21 @@ class Segment:
     rows: U32
     """The rows of the pairs, each once, sorted."""
     starts: U32
-    """Where each row's pairs begin."""
+    """Where each row's pairs begin; one more, where the last one's end."""
 
     @classmethod
     def of(cls, uses: Uses, removed: U64, pairs: U64) -> Self:
         """Returns a minute with these uses, whose pairs are these."""
         rows = (pairs >> HIGH).astype(np.uint32)
-        begins = np.ones(len(rows), np.bool_)
-        np.not_equal(rows[1:], rows[:-1], out=begins[1:])
+        begins = np.ones(len(rows) + 1, np.bool_)
+        np.not_equal(rows[1:], rows[:-1], out=begins[1:-1])
         starts = np.flatnonzero(begins).astype(np.uint32)
-        return cls(uses, removed, pairs, rows[starts], starts)
+        return cls(uses, removed, pairs, rows[starts[:-1]], starts)
 
     @property
     def counts(self) -> U32:
         """How many different authors each row has."""
-        return np.diff(self.starts, append=np.uint32(len(self.pairs)))
+        return np.diff(self.starts)
 
     @property
     def nbytes(self) -> int:
@@ -87,6 +88,16 @@ class Segment:
         columns = (uses.tweets, uses.authors, uses.spellings, uses.places)
         own = (self.removed, self.pairs, self.rows, self.starts)
         return sum(column.nbytes for column in (*columns, *own))
+
+    def authors_at(self, at: I64) -> tuple[U32, U64]:
+        """Returns, of the rows at some places of `rows`, how many different authors each has, and
+        their numbers, those of the first row first."""
+        begins = self.starts[at]
+        counts = self.starts[at + 1] - begins
+        # Counts on from each row's beginning; what is not asked for is not touched.
+        skipped = begins - np.cumsum(counts, dtype=np.uint32) + counts
+        found = np.repeat(skipped, counts) + np.arange(counts.sum(), dtype=np.uint32)
+        return counts, self.pairs[found] & LOW
 
     def pairs_of(self, row: int) -> U64:
         """Returns the pairs of one row."""

@@ -28,8 +28,9 @@ from domain.trend_segment import HIGH, NOTHING, U32, U64, Mask, Segment, Uses, d
 
 MINUTE_MS = 60_000
 MINUTES = 120  # this hour and the last
-# Numbers of rows and authors are given out anew where more than so many serve no use any more.
-DEAD_MIN, DEAD_SHARE = 100_000, 0.5
+# Numbers of rows and authors are given out anew where more than so many serve no use any more. It
+# takes a look at all of them, which is not worth it each minute.
+DEAD_MIN, DEAD_SHARE, DEAD_LOOK_MINUTES = 100_000, 0.5, 10
 
 
 def minute_of(tweet_id: int) -> int:
@@ -102,8 +103,7 @@ class TrendWindow:
     def fold(self, now_minute: int) -> None:
         """Takes in what came since the last time, and lets go what is older than the window. Time
         never goes back."""
-        moved_on = now_minute > self.now_minute
-        self.now_minute = max(self.now_minute, now_minute)
+        before, self.now_minute = self.now_minute, max(self.now_minute, now_minute)
         pending, self._pending, self._pending_tweets = self._pending, {}, set()
         for minute, came in sorted(pending.items()):
             if minute > self.now_minute - MINUTES:
@@ -112,7 +112,8 @@ class TrendWindow:
             self._drop(minute)
         # After all of that: what was pending bears numbers, too.
         self.spellings.release_unused()
-        if moved_on and self._has_many_dead():
+        looks_due = self.now_minute // DEAD_LOOK_MINUTES > before // DEAD_LOOK_MINUTES
+        if looks_due and self._has_many_dead():
             self._renumber()
 
     def forget_tags(self, tags: Mask) -> int:

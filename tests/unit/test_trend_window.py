@@ -81,6 +81,7 @@ def test_after_any_story_every_count_equals_a_recount(
         if renumber:
             patch.setattr(trend_window, "DEAD_MIN", 0)
             patch.setattr(trend_window, "DEAD_SHARE", 0.0)
+            patch.setattr(trend_window, "DEAD_LOOK_MINUTES", 1)
         for name, choice in story:
             _step(model, name, choice)
             if name in ("fold", "move on"):

@@ -211,6 +211,16 @@ def test_hashtags_are_found_and_folded(content: str, tags: list[str]):
     assert tweet.hashtags(content) == tags
 
 
+@given(st.text(st.sampled_from("#&@:/_ aB1.\n"), max_size=16))
+@example("#1a://")
+@example("#aB#")
+@example("#a#b #c")
+@example("a#b _#c &#d .#e")
+def test_tags_of_an_ascii_text_are_those_of_the_same_text_before_others(content: str):
+    # Behind white space nothing changes for what stands before it.
+    assert tweet.hashtags(content) == tweet.hashtags(f"{content}\u3000")
+
+
 @pytest.mark.parametrize(("length", "count"), [(100, 1), (101, 0)])
 def test_longer_tag_than_a_hundred_code_points_is_text(length: int, count: int):
     assert len(tweet.hashtags("#" + "a" * length)) == count
