@@ -30,6 +30,7 @@ from bench import (
     peer_reads,
     posts,
     rows,
+    runs,
     stack,
     tools,
     trends,
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     measured: list[Row] = []
 
     async def all_of_it(folder: Path) -> None:
-        settings = stack.settings_in(
+        settings = runs.settings_in(
             folder, CHIRP_INFLUENCER_FOLLOWERS=str(world.INFLUENCER_FOLLOWERS)
         )
         try:
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
             # Also what was measured before something failed.
             Console().print(rows.table(measured))
 
-    if status := stack.run("bench", all_of_it):
+    if status := runs.run("bench", all_of_it):
         return status
     out: Path | None = LATEST if set(options.only) == set(PARTS) else options.out
     if out is not None:
@@ -183,23 +184,15 @@ async def _with_all_windows(
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=world.GRAPH,
-        help="a follower graph, `follower,followee` in each line (CHIRP_BENCH_DATA)",
-    )
+    runs.add_graph(parser)
     parser.add_argument(
         "--only",
-        type=lambda text: text.split(","),
+        type=runs.some_of(PARTS, "part"),
         default=list(PARTS),
         help=f"some of {','.join(PARTS)}; then latest.json is not written",
     )
     parser.add_argument("--out", type=Path, help="where to write the rows of some parts")
-    options = parser.parse_args(arguments)
-    if unknown := set(options.only) - set(PARTS):
-        parser.error(f"no such part: {', '.join(unknown)}")
-    return options
+    return parser.parse_args(arguments)
 
 
 def _say_complaints(folder: Path) -> None:

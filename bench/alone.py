@@ -9,7 +9,7 @@ import grpc
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc
 from rich.console import Console
 
-from bench import rows, stack
+from bench import rows, runs, stack
 from bench.rows import Row
 from bench.stack import BenchStack
 from bench.world import mint_tokens
@@ -36,7 +36,7 @@ def main(
         Console().print(rows.table(measured))
         rows.write_json(measured, latest)
 
-    return stack.run(latest.stem, all_of_it)
+    return runs.run(latest.stem, all_of_it)
 
 
 async def _measured(
@@ -45,7 +45,7 @@ async def _measured(
     processes: Sequence[str],
     measure: Callable[[BenchStack, UserId], Awaitable[list[Row]]],
 ) -> list[Row]:
-    async with stack.opened(stack.settings_in(folder)) as running:
+    async with stack.opened(runs.settings_in(folder)) as running:
         author = await _make_world(running, viewers)
         running.place_processes()
         await running.start(*processes)

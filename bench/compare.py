@@ -24,7 +24,7 @@ from statistics import median
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import costs, freshness, home, posts, stack, verification, world
+from bench import costs, freshness, home, posts, runs, stack, verification, world
 from bench.stack import BenchStack
 from bench.world import World
 from ops.verifier import Verifier
@@ -60,11 +60,11 @@ class Turn:
 def main(arguments: Sequence[str]) -> int:
     """Runs the comparison; returns the exit status."""
     options = _options(arguments)
-    return stack.run("bench-compare", lambda folder: _run(folder, options))
+    return runs.run("bench-compare", lambda folder: _run(folder, options))
 
 
 async def _run(folder: Path, options: argparse.Namespace) -> None:
-    settings = stack.settings_in(folder, CHIRP_INFLUENCER_FOLLOWERS=str(world.INFLUENCER_FOLLOWERS))
+    settings = runs.settings_in(folder, CHIRP_INFLUENCER_FOLLOWERS=str(world.INFLUENCER_FOLLOWERS))
     async with stack.opened(settings) as running:
         with Progress(console=console) as progress:
             await world.load(running.settings, world.at_hand(options.data, console), progress)
@@ -124,15 +124,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("before", type=lambda text: Path(text).resolve(strict=True))
     parser.add_argument("after", type=lambda text: Path(text).resolve(strict=True))
     parser.add_argument(
-        "--processes", type=lambda text: text.split(","), default=["tweet_server"],
+        "--processes", type=runs.some_of(STARTED, "process"), default=["tweet_server"],
         help=f"what is started with the code of each: some of {','.join(STARTED)}",
     )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, choices=range(1, 21), metavar="1-20")
-    parser.add_argument("--data", type=Path, default=world.GRAPH, help="a follower graph")
-    options = parser.parse_args(arguments)
-    if unknown := set(options.processes) - set(STARTED):
-        parser.error(f"no such process: {', '.join(unknown)}")
-    return options
+    runs.add_graph(parser)
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

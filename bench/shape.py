@@ -22,11 +22,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import shape_fanout, shape_picture, shape_reads, shape_worlds, stack
+from bench import runs, shape_fanout, shape_picture, shape_reads, shape_worlds, stack
 from bench.shape_picture import Point
 from bench.shape_worlds import Plan, account_id
 from bench.stack import BenchStack
-from bench.world import GRAPH
 from storage import valkey
 
 AXES = ("accounts", "followees", "celebrities", "rebuild", "fanout")
@@ -61,11 +60,11 @@ def main(arguments: Sequence[str]) -> int:
     if graph is not None and not graph.exists():
         console.print(f"{graph} is not there: {REAL_SIZE:,} accounts at random instead")
         graph = None
-    return stack.run("bench-shape", lambda folder: _run(folder, graph, options.only))
+    return runs.run("bench-shape", lambda folder: _run(folder, graph, options.only))
 
 
 async def _run(folder: Path, graph: Path | None, axes: Sequence[str]) -> None:
-    async with stack.opened(stack.settings_in(folder)) as running:
+    async with stack.opened(runs.settings_in(folder)) as running:
         async with valkey.connect(running.settings.valkey_url, running.settings) as cache:
             await cache.config_set("maxmemory", str(CACHE_BYTES))
         if {"followees", "celebrities", "rebuild"} & set(axes):
@@ -201,18 +200,12 @@ def _keep(points: Sequence[Point]) -> None:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.shape", description=__doc__)
+    runs.add_graph(parser)
     parser.add_argument(
-        "--data", type=Path, default=GRAPH,
-        help="a follower graph, `follower,followee` in each line (CHIRP_BENCH_DATA)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--only", type=lambda text: text.split(","), default=list(AXES),
+        "--only", type=runs.some_of(AXES, "axis"), default=list(AXES),
         help=f"some of {','.join(AXES)}",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
-    if unknown := set(options.only) - set(AXES):
-        parser.error(f"no such axis: {', '.join(unknown)}")
-    return options
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

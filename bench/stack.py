@@ -6,23 +6,16 @@ the relay and the worker before it fills the log, and runs an echo beside them.
 """
 
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import uvloop
-
-from bench.tools import LoadFailed
 from mesh import keys
-from mesh import settings as settings_module
 from mesh.settings import Settings
-from ops import datafolder, embedded, embedded_postgres, gateway, localstack, probes
-from ops.children import Child, ChildSpec, StartError
+from ops import datafolder, embedded, gateway, localstack, probes
+from ops.children import Child, ChildSpec
 from ops.gateway import Endpoint, Gateway
 from ops.localstack import LocalStack
 from ops.processes import KINDS
@@ -38,12 +31,6 @@ def _code_of(checkout: Path) -> str:
 
 PYTHONPATH = _code_of(ROOT)
 STOP_S = 2.0
-# A benchmark does in a second what a person does in days. Everything is counted, and nothing
-# refused, so that what limits cost is in the figures.
-QUOTAS = {
-    f"CHIRP_RATE_{name}": "999999999/1000"
-    for name in ("POST", "FOLLOW", "LIKE", "READ", "ACCOUNT", "SIGN_IN", "ADDRESS")
-}
 VERIFYING_ECHO = "verifying-echo"
 
 
@@ -230,31 +217,6 @@ class BenchStack:
         )
 
 
-def run(name: str, measure: Callable[[Path], Coroutine[Any, Any, None]]) -> int:
-    """Runs a benchmark in a folder of its own; returns the exit status, having said what failed."""
-    folder = Path(tempfile.mkdtemp(prefix=f"chirp-{name}-"))
-    try:
-        folder.chmod(0o755)  # PostgreSQL's account must enter it
-        uvloop.run(measure(folder))
-    except (StartError, OSError, LoadFailed) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        remove_folder(folder)
-    return 0
-
-
-def settings_in(folder: Path, **more: str) -> Settings:
-    """Returns the settings of a benchmark whose data is in a folder; `more` are variables of the
-    environment. Whatever this shell is set up for, it writes into nobody's database."""
-    for name in [name for name in os.environ if name.startswith("CHIRP_")]:
-        del os.environ[name]
-    os.environ.update(QUOTAS, CHIRP_DATA=str(folder), **more)
-    return settings_module.load()
-
-
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncGenerator[BenchStack]:
     """Starts PostgreSQL (which syncs each commit to disk) and the two Valkeys, and migrates; on
@@ -293,14 +255,6 @@ async def opened(settings: Settings) -> AsyncGenerator[BenchStack]:
                 await stack.stop_all()
             for child in reversed(started):
                 await child.stop()
-
-
-def remove_folder(folder: Path) -> None:
-    """Removes a stopped stack's folder, and PostgreSQL's where that had to lie elsewhere."""
-    moved = folder / "postgres" / embedded_postgres.MOVED_FILE
-    if moved.exists():
-        shutil.rmtree(moved.read_text().strip(), ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _say(text: str) -> None:

@@ -145,21 +145,19 @@ class TrendRanker:
         ):
             return
         count = len(self._window.rows)
-        self._this_hour = _moved_on(
-            self._this_hour, count, self._summed[: HOUR - 1], segments[: HOUR - 1]
-        )
-        self._last_hour = _moved_on(
-            self._last_hour, count, self._summed[HOUR - 1 :], segments[HOUR - 1 :]
-        )
-        self._score = np.zeros(count, np.float64)
+        before = self._summed
+        this_hour = _moved_on(self._this_hour, count, before[: HOUR - 1], segments[: HOUR - 1])
+        last_hour = _moved_on(self._last_hour, count, before[HOUR - 1 :], segments[HOUR - 1 :])
+        score = np.zeros(count, np.float64)
         # Oldest first: the same buckets always give the same score, to the last bit.
         for ago in range(HOUR - 1, 0, -1):
             segment = segments[ago - 1]
             weighted = np.multiply(segment.counts, WEIGHTS[ago], dtype=np.float64)
-            _add(self._score, segment, weighted)
-        often = np.flatnonzero(self._this_hour >= self._rules.authors_min)
-        self._often = often.astype(np.uint64)
-        self._summed = segments
+            _add(score, segment, weighted)
+        often = np.flatnonzero(this_hour >= self._rules.authors_min)
+        # All at once: what is half moved on could not be moved on again.
+        self._summed, self._often = segments, often.astype(np.uint64)
+        self._this_hour, self._last_hour, self._score = this_hour, last_hour, score
 
     def _lists(
         self, sums: Sums, values: F64, authors: I64, surprise: F64
@@ -202,16 +200,13 @@ def _moved_on(sums: I32, count: int, before: Sequence[Segment], now: Sequence[Se
     """Returns the sums of `count` rows over some minutes, made of the sums over others: a minute
     gives whole numbers, which can be taken back. Where rows have got new numbers, every minute is
     another."""
-    known = {id(segment) for segment in before}
-    kept = {id(segment) for segment in now} & known
-    for segment in before:
-        if id(segment) not in kept:
-            _add(sums, segment, -segment.counts.astype(np.int32))
-    sums = np.concatenate([sums[:count], np.zeros(max(0, count - len(sums)), np.int32)])
-    for segment in now:
-        if id(segment) not in kept:
-            _add(sums, segment, segment.counts.astype(np.int32))
-    return sums
+    moved = np.concatenate([sums, np.zeros(max(0, count - len(sums)), np.int32)])
+    kept = {id(segment) for segment in before} & {id(segment) for segment in now}
+    for segments, sign in ((before, -1), (now, +1)):
+        for segment in segments:
+            if id(segment) not in kept:
+                _add(moved, segment, sign * segment.counts.astype(np.int32))
+    return moved[:count]
 
 
 def _add(sums: NDArray[Number], segment: Segment, values: NDArray[Number]) -> None:

@@ -8,10 +8,19 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from domain.trend import Listed, Rules
+from domain.trend import Listed, Rules, Statistic
 from storage.database import Pool
 
 MINUTE_MS = 60_000
+# Under which two authors make a trend, of whatever surprise.
+RULES = Rules(
+    authors_min=2,
+    place_tags_min=1,
+    statistic=Statistic.CHI_SQUARED,
+    baseline_min=1.0,
+    overdispersion=0.1,
+    surprise_min=0.0,
+)
 
 
 @dataclass(frozen=True)

@@ -4,21 +4,13 @@ from hypothesis import strategies as st
 
 from domain import trend_look, trend_rank
 from domain.ids import first_id_at
-from domain.trend import Order, Rules, Statistic
+from domain.trend import Order
 from domain.trend_rank import TrendRanker
 from domain.trend_window import MINUTE_MS, TrendWindow
-from tests.trend_oracle import TrendOracle
+from tests.trend_oracle import RULES, TrendOracle
 
 NOW = 30_000_000
 LIMIT = 2
-RULES = Rules(
-    authors_min=2,
-    place_tags_min=1,
-    statistic=Statistic.CHI_SQUARED,
-    baseline_min=1.0,
-    overdispersion=0.1,
-    surprise_min=0.0,
-)
 PLACES = ("", "fr", "us", "us-ny")
 
 # One account's minutes of this hour are as many uses as several accounts' in one: it is loud.

@@ -8,19 +8,12 @@ from hypothesis import strategies as st
 
 from domain import trend_pressure, trend_window
 from domain.ids import first_id_at
-from domain.trend import Order, Rules, Statistic
+from domain.trend import Order
 from domain.trend_rank import TrendRanker
 from domain.trend_window import MINUTE_MS, TrendWindow
+from tests.trend_oracle import RULES
 
 NOW = 30_000_000
-RULES = Rules(
-    authors_min=2,
-    place_tags_min=1,
-    statistic=Statistic.CHI_SQUARED,
-    baseline_min=1.0,
-    overdispersion=0.1,
-    surprise_min=0.0,
-)
 PLACES = ("", "fr", "us", "us-ny", "us-ca")
 NAMES = ("rain", "snow", "sun")
 
