@@ -1,8 +1,10 @@
-"""The tables of docs/capacity.md, from bench/capacity_model.py and bench/burst.py.
+"""Prints the tables of docs/capacity.md, made of bench/costs.json and of the models in
+bench/capacity_model.py and bench/burst.py, and writes them there.
 
-python -m bench.capacity        prints the tables, and writes them into docs/capacity.md
+    python -m bench.capacity
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -187,8 +189,11 @@ def _bytes(value: float) -> str:
     return ""
 
 
-def main() -> int:
-    """Prints the tables and puts them into the document."""
+def main(arguments: Sequence[str]) -> int:
+    """Prints the tables and puts them into the document; returns the exit status."""
+    argparse.ArgumentParser(prog="python -m bench.capacity", description=__doc__).parse_args(
+        arguments
+    )
     try:
         text = tables(capacity_model.read_costs())
     except (OSError, KeyError) as error:
@@ -203,4 +208,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

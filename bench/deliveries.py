@@ -141,8 +141,9 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
                 f" of a function during {name}, by Valkey's slow log: time on the"
                 " clock, in which others may have had the core;"
                 f" {longest.too_long} took longer than {CALL_GOAL_MS:g} ms, one in 1,000 longer"
-                f" than {longest.rare_ms:.2f}; Valkey was busy for"
-                f" {longest.valkey_s:.1f} s; {walk}",
+                f" than {longest.rare_ms:.2f}; Valkey was busy for {longest.valkey_s:.1f} s and"
+                f" got {longest.faults} more pages of memory (large ones, where Linux has them);"
+                f" {walk}",
             )
         )  # fmt: skip
     return rows
@@ -159,11 +160,18 @@ class _Delivered:
     """What one drain of the log did."""
 
     def __init__(
-        self, inserted: int, seconds: float, valkey_s: float, calls: int, durations: list[int]
+        self,
+        inserted: int,
+        seconds: float,
+        valkey_s: float,
+        faults: int,
+        calls: int,
+        durations: list[int],
     ) -> None:
         self.inserted = inserted
         self.rate = inserted / seconds
         self.valkey_s = valkey_s
+        self.faults = faults
         self.valkey_part = valkey_s / seconds
         self.calls = calls
         self.longest_ms = max(durations, default=0) / 1_000
@@ -187,16 +195,18 @@ async def _deliver(stack: BenchStack, authors: Sequence[UserId]) -> _Delivered:
         # The partitions are ours before the clock starts: a take-over is not fan-out.
         await _watch_calls(cache)
         before = tools.cpu_seconds(stack.cache_process_id)
+        faults = tools.page_faults(stack.cache_process_id)
         started = time.perf_counter()
         handled = 0
         while handled < len(authors):
             handled += await group.step(POLL_MS)
         seconds = time.perf_counter() - started
         valkey_s = tools.cpu_seconds(stack.cache_process_id) - before
+        faults = tools.page_faults(stack.cache_process_id) - faults
         lag = sum((await group.lag()).values())
         if lag:
             raise tools.LoadFailed(f"{lag} events were not committed")
-        return _Delivered(worker.deliveries, seconds, valkey_s, *await _seen_calls(cache))
+        return _Delivered(worker.deliveries, seconds, valkey_s, faults, *await _seen_calls(cache))
 
 
 async def _walk() -> str:

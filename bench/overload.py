@@ -14,6 +14,8 @@ import itertools
 import os
 import random
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -38,6 +40,39 @@ TIMES = 3
 GOODPUT_GOAL = 0.8
 NORMAL_AGAIN = 2.0
 LATEST = Path(__file__).with_name("overload.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    best: float
+    """Answers a second to callers who wait."""
+    before: http2.Result
+    flood: http2.Result
+    after: Sequence[http2.Result]
+    """Of each second behind the flood."""
+    settled: http2.Result
+
+    @property
+    def good(self) -> float:
+        """Answers a second in the flood."""
+        return len(self.flood.latencies) / FLOOD_S
+
+    @property
+    def lost(self) -> int:
+        """Calls with no answer at all, and those that were refused behind the flood."""
+        behind = sum(each.failed for each in (*self.after, self.settled))
+        return self.flood.failed - len(self.flood.refusals) + behind
+
+    @property
+    def seconds_over(self) -> int:
+        """How many seconds passed before the first whose p99 was as before."""
+        limit_ms = NORMAL_AGAIN * self.before.percentile_ms(0.99)
+        late = itertools.takewhile(lambda each: each.percentile_ms(0.99) > limit_ms, self.after)
+        return sum(1 for _ in late)
+
+    def refused_ms(self, part: float) -> float:
+        """Milliseconds until a call was refused, at a percentile."""
+        return 1_000 * http2.percentile(sorted(self.flood.refusals), part)
 
 
 def main() -> int:
@@ -78,61 +113,59 @@ async def _flood(running: BenchStack, author: UserId) -> list[Row]:
             port, reads, connections=FLOOD_CONNECTIONS, rate=rate, seconds=seconds, draw=draw
         )
 
-    best, good, refused, told, waited, normal, again, over = (
-        list[float]() for _ in range(8)
-    )  # one of each run
-    lost = 0
+    found: list[_Run] = []
     for _ in range(RUNS):
         most = await http2.run(
             port, reads, connections=CONNECTIONS, streams=STREAMS, seconds=BEST_S
         )
-        before = await at_rate(most.rate / 2, NORMAL_S)
-        flood = await at_rate(TIMES * most.rate, FLOOD_S)
-        after = [await at_rate(most.rate / 2, 1.0) for _ in range(SLICES)]
-        settled = await at_rate(most.rate / 2, NORMAL_S)
-        best.append(most.rate)
-        good.append(len(flood.latencies) / FLOOD_S)
-        refused.append(1_000 * http2.percentile(sorted(flood.refusals), 0.99))
-        told.append(1_000 * http2.percentile(sorted(flood.refusals), 0.5))
-        waited.append(flood.percentile_ms(0.5))
-        lost += flood.failed - len(flood.refusals) + sum(one.failed for one in (*after, settled))
-        normal.append(before.percentile_ms(0.99))
-        again.append(settled.percentile_ms(0.99))
-        over.append(_seconds_over(after, NORMAL_AGAIN * normal[-1]))
+        found.append(
+            _Run(
+                best=most.rate,
+                before=await at_rate(most.rate / 2, NORMAL_S),
+                flood=await at_rate(TIMES * most.rate, FLOOD_S),
+                after=[await at_rate(most.rate / 2, 1.0) for _ in range(SLICES)],
+                settled=await at_rate(most.rate / 2, NORMAL_S),
+            )
+        )
+    return _rows(found)
+
+
+def _rows(found: Sequence[_Run]) -> list[Row]:
+    def middle(value: Callable[[_Run], float]) -> float:
+        return median(map(value, found))
+
+    best, lost = middle(lambda run: run.best), sum(run.lost for run in found)
+    over, over_most = middle(lambda run: run.seconds_over), max(run.seconds_over for run in found)
+    before_ms = middle(lambda run: run.before.percentile_ms(0.99))
     how = (
         f"home reads by gRPC through the gateway, one timeline server, {VIEWERS} viewers with"
         f" {ENTRIES} entries each; in each"
-        f" of {RUNS} runs the best rate with {CONNECTIONS * STREAMS} callers who wait (median"
-        f" {median(best):,.0f} a second), then {TIMES} times that, open loop (Poisson), for"
+        f" of {len(found)} runs the best rate with {CONNECTIONS * STREAMS} callers who wait (median"
+        f" {best:,.0f} a second), then {TIMES} times that, open loop (Poisson), for"
         f" {FLOOD_S:g} s; the gateway and the callers on one core, all servers and stores on the"
         " other"
     )
-    ratio = median(one / other for one, other in zip(good, best, strict=True))
     return [
         at_least(
-            "overload_goodput", median(good), "answers/s", ratio=ratio, ratio_goal=GOODPUT_GOAL,
-            against=f"best {median(best):,.0f}", how=how,
+            "overload_goodput", middle(lambda run: run.good), "answers/s",
+            ratio=middle(lambda run: run.good / run.best), ratio_goal=GOODPUT_GOAL,
+            against=f"best {best:,.0f}", how=how,
         ),
         at_most(
-            "overload_refused_p99", median(refused), "ms", errors=lost,
-            how=f"until a call that is too many is refused (p50 {median(told):.0f} ms; calls that"
-            f" are answered wait {median(waited):.0f} ms, p50); calls with no answer at all, and"
-            f" refused ones after the flood, {lost}; as overload_goodput",
+            "overload_refused_p99", middle(lambda run: run.refused_ms(0.99)), "ms", errors=lost,
+            how=f"until a call that is too many is refused"
+            f" (p50 {middle(lambda run: run.refused_ms(0.5)):.0f} ms; calls that are answered wait"
+            f" {middle(lambda run: run.flood.percentile_ms(0.5)):.0f} ms, p50); calls with no"
+            f" answer at all, and refused ones after the flood, {lost}; as overload_goodput",
         ),
         at_most(
-            "overload_after_p99", median(again), "ms", value_goal=NORMAL_AGAIN * median(normal),
-            against=f"before {median(normal):.1f} ms",
+            "overload_after_p99", middle(lambda run: run.settled.percentile_ms(0.99)), "ms",
+            value_goal=NORMAL_AGAIN * before_ms, against=f"before {before_ms:.1f} ms",
             how=f"at half the best rate for {NORMAL_S:g} s, from {SLICES} s after the flood on, and"
             f" before it; seconds until the first whose p99 was within {NORMAL_AGAIN:g} times that"
-            f" of before: {median(over):g}, in the worst run {max(over):g}; as overload_goodput",
+            f" of before: {over:g}, in the worst run {over_most:g}; as overload_goodput",
         ),
     ]  # fmt: skip
-
-
-def _seconds_over(slices: list[http2.Result], p99_ms: float) -> int:
-    """Returns how many seconds passed before the first whose p99 was within a limit."""
-    late = itertools.takewhile(lambda each: each.percentile_ms(0.99) > p99_ms, slices)
-    return sum(1 for _ in late)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,12 @@ def cpu_ticks(stat: str) -> int:
     return int(fields[11]) + int(fields[12])
 
 
+def page_faults(process_id: int) -> int:
+    """Returns how often a process touched memory that Linux had to give it first."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[7]) + int(fields[9])
+
+
 def family_cpu_seconds(process_id: int) -> float:
     """Returns the CPU time of a process and of its children, those that have ended too."""
     own = Path(f"/proc/{process_id}/stat").read_text()

@@ -4,13 +4,12 @@ from typing import Any, cast
 import grpc
 import pytest
 from chirp.v1 import tweet_pb2, tweet_pb2_grpc, user_pb2, user_pb2_grpc
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_status import rpc_status
 
 from tests.e2e import gateway_stack
 from tests.e2e.gateway_stack import Stack, stack
+from tests.refused import failure
 
 __all__ = ["stack"]
 
@@ -45,12 +44,8 @@ def assert_is_error(
 
 
 async def grpc_error(call: Any) -> tuple[grpc.StatusCode, str, str]:
-    with pytest.raises(grpc.aio.AioRpcError) as failure:
-        await call
-    status = cast(Any, rpc_status).from_call(failure.value)
-    info = error_details_pb2.ErrorInfo()
-    assert status.details[0].Unpack(info)
-    return failure.value.code(), str(failure.value.details()), info.reason
+    refused = await failure(call)
+    return refused.code, refused.message, refused.reason
 
 
 @pytest.mark.parametrize(
@@ -197,11 +192,10 @@ async def test_errors_of_the_grpc_library_get_details(stack: Stack) -> None:
 async def test_a_server_that_limits_an_account_says_so_through_the_gateway(stack: Stack):
     answer = await stack.rest.get(f"/api/tweets/{gateway_stack.OFTEN}")
     tweets = tweet_pb2_grpc.TweetServiceStub(stack.channel)
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await tweets.GetTweet(tweet_pb2.GetTweetRequest(id=gateway_stack.OFTEN))
+    refused = await failure(tweets.GetTweet(tweet_pb2.GetTweetRequest(id=gateway_stack.OFTEN)))
 
     assert_is_error(answer, status=429, code=8, reason="RATE_LIMITED", retry_after_s=7)
     assert answer.headers["ratelimit"] == '"read";r=0;t=7'
     assert answer.headers["ratelimit-policy"] == '"read";q=900;w=1800'
-    trailers = dict(refused.value.trailing_metadata() or ())
-    assert (trailers["retry-after"], trailers["ratelimit"]) == ("7", '"read";r=0;t=7')
+    assert refused.headers["retry-after"] == "7"
+    assert refused.headers["ratelimit"] == '"read";r=0;t=7'

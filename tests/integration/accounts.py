@@ -1,18 +1,16 @@
-"""Accounts for tests: stubs of the graph server, people to be, and what an error says."""
+"""Accounts for tests: stubs of the graph server, and people to be."""
 
 import functools
 import itertools
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import argon2
 import grpc
 from chirp.v1 import events_pb2, graph_pb2, graph_pb2_grpc, user_pb2, user_pb2_grpc
-from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from domain.ids import UserId
 from mesh.clients import Metadata
@@ -39,16 +37,6 @@ class Account:
     def metadata(self) -> Metadata:
         """What this person's calls carry."""
         return bearer(self.token)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What a refused call says."""
-
-    code: grpc.StatusCode
-    reason: str
-    fields: list[str]
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,28 +206,3 @@ def _hash() -> str:
 def bearer(token: str) -> Metadata:
     """Returns the metadata of a call with a token."""
     return (("authorization", f"Bearer {token}"),)
-
-
-async def failure(call: Awaitable[object]) -> Failure:
-    """Awaits a call that must fail; returns what it says, with exactly one ErrorInfo."""
-    try:
-        answer = await call
-    except grpc.aio.AioRpcError as error:
-        return _read(error)
-    raise AssertionError(f"the call was not refused but answered {answer}")
-
-
-def _read(error: grpc.aio.AioRpcError) -> Failure:
-    status = cast("status_pb2.Status | None", cast(Any, rpc_status).from_call(error))
-    assert status is not None, f"no google.rpc.Status came with {error}"
-    infos: list[error_details_pb2.ErrorInfo] = []
-    fields: list[str] = []
-    for detail in status.details:
-        info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        if detail.Unpack(info):
-            infos.append(info)
-        elif detail.Unpack(bad_request):
-            fields += [violation.field for violation in bad_request.field_violations]
-    assert len(infos) == 1
-    assert infos[0].domain == "chirp"
-    return Failure(error.code(), infos[0].reason, fields, status.message)

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from mesh.clients import Metadata
-from tests.integration.accounts import failure
+from tests.refused import failure
 
 URL = "https://example.org/"
 LONG_URL = URL + "a" * (2_049 - len(URL))

@@ -6,7 +6,8 @@ from chirp.v1 import graph_pb2, user_pb2
 
 from mesh import keys
 from mesh.tokens import TokenSigner
-from tests.integration.accounts import Accounts, bearer, failure
+from tests.integration.accounts import Accounts, bearer
+from tests.refused import failure
 
 
 async def refusals(accounts: Accounts, metadata: tuple[tuple[str, str], ...]) -> set[str]:

@@ -12,14 +12,13 @@ from chirp.v1 import tweet_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
-from grpc_status import rpc_status
 
 from mesh.access import CALLERS, RULES, SERVICES, Access
 from mesh.settings import Settings
+from tests import refused
 from tests.access_cases import CASES, OK, Scene
 from tests.all_processes import Chirp, method_of, open_all
 from tests.integration.accounts import Account
@@ -86,19 +85,10 @@ async def ask(chirp: Chirp, path: str, scene: Scene, metadata: Any) -> tuple[str
         async with asyncio.timeout(DEADLINE_S):
             answer = await (call.read() if method.server_streaming else call)
     except grpc.aio.AioRpcError as error:
-        return reason_of(error), None
+        return refused.read(error).reason, None
     if method.server_streaming:
         call.cancel()
     return OK, answer
-
-
-def reason_of(error: grpc.aio.AioRpcError) -> str:
-    status: Any = rpc_status
-    found = status.from_call(error)
-    assert found is not None, f"no google.rpc.Status came with {error}"
-    info = error_details_pb2.ErrorInfo()
-    assert found.details[0].Unpack(info)
-    return info.reason
 
 
 async def test_reflection_finds_what_has_a_rule_and_nothing_else(chirp: Chirp) -> None:

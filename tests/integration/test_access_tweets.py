@@ -11,7 +11,8 @@ from chirp.v1 import timeline_pb2, tweet_pb2, tweet_pb2_grpc
 
 from mesh.access import RULES
 from mesh.settings import Settings
-from tests.integration.accounts import Failure, bearer, failure
+from tests.integration.accounts import bearer
+from tests.refused import Failure, failure
 from tests.world import World, open_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -1,7 +1,7 @@
 import grpc
 from chirp.v1 import graph_pb2, user_pb2
 
-from tests.integration.accounts import PASSWORD, Accounts, bearer, failure
+from tests.integration.accounts import PASSWORD, Accounts, bearer
 from tests.integration.bad_input import (
     LONG_URL,
     UNKNOWN_IDS,
@@ -10,6 +10,7 @@ from tests.integration.bad_input import (
     assert_not_found,
     assert_refused,
 )
+from tests.refused import failure
 
 CREATE_USER: list[tuple[str, dict[str, str]]] = [
     ("username", {"username": ""}),

@@ -5,8 +5,9 @@ from mesh.settings import Settings
 from servers import graph_server
 from storage import valkey
 from storage.timelines import TimelineStore, WindowKind
-from tests.integration.accounts import Account, Accounts, failure, open_accounts
+from tests.integration.accounts import Account, Accounts, open_accounts
 from tests.integration.conftest import Serve
+from tests.refused import failure
 
 
 async def assert_counts(accounts: Accounts, account: Account, *, expected: tuple[int, int]) -> None:

@@ -24,7 +24,8 @@ from servers.purge_feed import PurgeFeed
 from servers.session_verifier import SessionVerifier
 from storage import database, purges, sessions
 from tests.all_processes import Chirp, open_all
-from tests.integration.accounts import Account, failure
+from tests.integration.accounts import Account
+from tests.refused import failure
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

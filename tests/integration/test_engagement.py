@@ -6,8 +6,8 @@ import grpc
 import pytest
 from chirp.v1 import events_pb2, tweet_pb2
 
-from tests.integration.accounts import failure
 from tests.integration.engagement import get, own_retweet, world
+from tests.refused import failure
 from tests.world import World
 
 __all__ = ["world"]

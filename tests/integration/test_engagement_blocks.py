@@ -8,8 +8,9 @@ import grpc
 import pytest
 from chirp.v1 import tweet_pb2
 
-from tests.integration.accounts import Account, failure
+from tests.integration.accounts import Account
 from tests.integration.engagement import get, own_retweet, world
+from tests.refused import failure
 from tests.world import World
 
 __all__ = ["world"]

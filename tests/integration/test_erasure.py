@@ -15,10 +15,11 @@ from mesh.settings import Settings
 from servers import relation_eraser, tweet_eraser
 from storage import purges
 from storage.database import Connection
-from tests.integration.accounts import PASSWORD, Account, failure
+from tests.integration.accounts import PASSWORD, Account
 from tests.integration.bad_input import assert_refused
 from tests.integration.recount import assert_counts_are_exact
 from tests.planted import found_in_database, found_in_valkey
+from tests.refused import failure
 from tests.world import World, open_world
 
 WORDS = ("quixotic_wombat", "bioluminescent", "Zaphodine", "tagalong", "halcyonic", "deletedlong")

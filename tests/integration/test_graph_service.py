@@ -7,8 +7,9 @@ from mesh.settings import Settings
 from servers import graph_server
 from storage import valkey
 from storage.timelines import TimelineStore, WindowKind
-from tests.integration.accounts import Account, Accounts, failure, open_accounts
+from tests.integration.accounts import Account, Accounts, open_accounts
 from tests.integration.conftest import Serve
+from tests.refused import failure
 
 
 async def counts(accounts: Accounts, account: Account) -> tuple[int, int]:

@@ -16,8 +16,8 @@ from mesh.settings import Settings
 from mesh.streams import RESYNC_REQUIRED
 from servers import timeline_server
 from tests.home_reader import reading
-from tests.integration.accounts import failure
 from tests.integration.conftest import serving_process
+from tests.refused import failure
 from tests.world import World, open_world
 
 

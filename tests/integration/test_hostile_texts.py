@@ -12,8 +12,9 @@ from chirp.v1 import timeline_pb2, tweet_pb2, user_pb2
 
 from mesh.settings import Settings
 from tests.hostile_texts import BROKEN_UTF8, LOOK_ALIKE_NAMES, NOT_ONE_LINE, REFUSED, TAKEN
-from tests.integration.accounts import PASSWORD, failure
+from tests.integration.accounts import PASSWORD
 from tests.integration.bad_input import assert_not_found, assert_refused
+from tests.refused import failure
 from tests.world import World, open_world
 
 

@@ -10,7 +10,8 @@ from chirp.v1 import timeline_pb2, tweet_pb2, user_pb2
 from mesh.settings import Settings
 from tests import hostile_tokens
 from tests.hostile_tokens import FORGERIES, SERVERS_ONLY, Forger
-from tests.integration.accounts import bearer, failure
+from tests.integration.accounts import bearer
+from tests.refused import failure
 from tests.world import World, open_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

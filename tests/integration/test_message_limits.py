@@ -4,20 +4,19 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import jwt
 import pytest
 import pytest_asyncio
 from chirp.v1 import trend_pb2
-from google.rpc import code_pb2, error_details_pb2
-from grpc_status import rpc_status
 
 from mesh import tokens
 from mesh.server import METADATA_BYTES_MAX, REQUEST_BYTES_MAX
 from tests.integration.accounts import bearer
 from tests.integration.test_streams import DEADLINE_S, Bench, opened
+from tests.refused import failure
 
 COMPRESSIONS = (grpc.Compression.NoCompression, grpc.Compression.Gzip, grpc.Compression.Deflate)
 
@@ -76,20 +75,14 @@ async def test_a_server_works_on_so_many_calls_and_refuses_one_more(tmp_path: Pa
             while bench.servicer.waiting < 2:
                 await asyncio.sleep(0.005)
 
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await bench.stub.ListTrends(other)
+        refused = await failure(bench.stub.ListTrends(other))
         bench.servicer.release.set()
         answered = [await call.code() for call in under_way]
         again = await bench.stub.ListTrends(other).code()
 
-    status = cast(Any, rpc_status).from_call(refused.value)
-    assert status.code == code_pb2.RESOURCE_EXHAUSTED
-    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-    assert status.details[0].Unpack(info)
-    assert info.reason == "OVERLOADED"
-    assert status.details[1].Unpack(retry)
-    assert retry.retry_delay.seconds == 1
-    assert dict(refused.value.trailing_metadata())["retry-after"] == "1"
+    assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (refused.reason, refused.retry_after_s) == ("OVERLOADED", 1)
+    assert refused.headers["retry-after"] == "1"
     assert answered == [grpc.StatusCode.OK] * 2
     assert again == grpc.StatusCode.OK
 

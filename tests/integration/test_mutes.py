@@ -5,8 +5,9 @@ from mesh.settings import Settings
 from servers import graph_server
 from storage import valkey
 from storage.timelines import TimelineStore, WindowKind
-from tests.integration.accounts import Accounts, failure, open_accounts
+from tests.integration.accounts import Accounts, open_accounts
 from tests.integration.conftest import Serve
+from tests.refused import failure
 
 
 async def test_mute_shows_to_the_muter_alone_and_keeps_the_follows(accounts: Accounts) -> None:

@@ -12,9 +12,10 @@ from chirp.v1 import notification_pb2, notification_pb2_grpc
 from domain import notification
 from mesh.settings import Settings
 from servers import notification_server
-from tests.integration.accounts import Account, failure
+from tests.integration.accounts import Account
 from tests.integration.conftest import serving_process
 from tests.notified import KIND, Notified, open_notified
+from tests.refused import failure
 from tests.world import open_world
 
 Message = notification_pb2.StreamNotificationsResponse

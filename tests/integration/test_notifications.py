@@ -10,8 +10,8 @@ import pytest_asyncio
 
 from eventlog.contract import Record
 from mesh.settings import Settings
-from tests.integration.accounts import failure
 from tests.notified import KIND, Notified, open_notified
+from tests.refused import failure
 from tests.world import open_world
 from workers.notification_worker import NotificationWorker
 

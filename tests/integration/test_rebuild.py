@@ -17,7 +17,8 @@ from ops.rebuild import Done
 from ops.upkeep import Rebuilder
 from storage import upkeep as upkeep_rows
 from storage.timelines import Keys, WindowKind
-from tests.integration.accounts import Account, failure
+from tests.integration.accounts import Account
+from tests.refused import failure
 from tests.world import World, open_world
 
 AWAY_S = 60 * 60

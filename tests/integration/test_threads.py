@@ -12,7 +12,8 @@ from domain import paging
 from mesh.server import MESSAGE_BYTES_MAX
 from mesh.settings import Settings
 from storage import threads
-from tests.integration.accounts import Account, failure
+from tests.integration.accounts import Account
+from tests.refused import failure
 from tests.world import World, open_world
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,8 +8,8 @@ import pytest
 from chirp.v1 import trend_pb2
 
 from domain.ids import UserId
-from tests.integration.accounts import failure
 from tests.integration.trends import burst, names, shared, world
+from tests.refused import failure
 from tests.trend_world import DEADLINE_S, MINUTE_MS, TrendWorld
 
 __all__ = ["shared", "world"]

@@ -17,8 +17,8 @@ from mesh.settings import Settings
 from ops import probes
 from storage import tag_uses
 from storage.trends import NO_VERSION, TrendStore
-from tests.integration.accounts import failure
 from tests.integration.conftest import serving_process
+from tests.refused import failure
 from tests.trend_world import DEADLINE_S, MINUTE_MS, TrendWorld, open_trend_world
 from workers import trend_worker
 from workers.trend_worker import TrendWorker

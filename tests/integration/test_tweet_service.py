@@ -9,8 +9,9 @@ import pytest_asyncio
 from chirp.v1 import events_pb2, tweet_pb2
 
 from mesh.settings import Settings
-from tests.integration.accounts import Account, failure
+from tests.integration.accounts import Account
 from tests.integration.recount import assert_counts_are_exact
+from tests.refused import failure
 from tests.world import World, open_world
 
 

@@ -7,7 +7,8 @@ import grpc
 import jwt
 from chirp.v1 import user_pb2
 
-from tests.integration.accounts import PASSWORD, Accounts, bearer, failure
+from tests.integration.accounts import PASSWORD, Accounts, bearer
+from tests.refused import failure
 
 
 def new_user(username: str, **fields: str) -> user_pb2.CreateUserRequest:
