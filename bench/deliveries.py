@@ -141,8 +141,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
                 f" of a function during {name}, by Valkey's slow log: time on the"
                 " clock, in which others may have had the core;"
                 f" {longest.too_long} took longer than {CALL_GOAL_MS:g} ms, one in 1,000 longer"
-                f" than {longest.rare_ms:.2f}; Valkey was busy for {longest.valkey_s:.1f} s and"
-                f" got {longest.faults} more pages of memory (large ones, where Linux has them);"
+                f" than {longest.rare_ms:.2f}; Valkey was busy for {longest.valkey_s:.1f} s; pages"
+                f" of memory that it got (large ones, where Linux has them): {longest.faults};"
                 f" {walk}",
             )
         )  # fmt: skip
