@@ -47,6 +47,7 @@ def read(error: grpc.aio.AioRpcError) -> Failure:
         if detail.Unpack(bad_request):
             fields += [violation.field for violation in bad_request.field_violations]
         elif detail.Unpack(retry):
+            assert retry_after_s is None
             retry_after_s = retry.retry_delay.seconds
         else:
             raise AssertionError(f"a detail that is none of ours: {detail.type_url}")

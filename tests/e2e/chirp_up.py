@@ -61,8 +61,11 @@ class ChirpUp:
     def wait_for(self, text: str) -> None:
         """Waits until it has said something."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while text not in self.output:
-            assert self.process.poll() is None, f"chirp up ended: {self.errors}"
+        while True:
+            ended = self.process.poll() is not None
+            if text in self.output:
+                return
+            assert not ended, f"chirp up ended: {self.errors}"
             assert time.monotonic() < deadline, f"no {text!r} in: {self.output}"
             time.sleep(POLL_S)
 

@@ -20,7 +20,6 @@ from chirp_up import (
 
 from mesh.catalogue import EVENT_LAG, OPEN_STREAMS
 from ops import embedded
-from ops.localstack import SERVER_STOP_S
 
 ACCOUNT = {"username": "early_bird", "password": "correct horse"}
 STOP_WITHIN_S = 10.0
@@ -152,15 +151,18 @@ def test_a_second_signal_ends_all_without_waiting_for_any(running: ChirpUp) -> N
     children = descendants(running.process.pid)
     for child in children:
         if "-m servers." in command_line(child):
-            os.kill(child, signal.SIGSTOP)  # stopping in order would wait SERVER_STOP_S
+            os.kill(child, signal.SIGSTOP)  # stopping in order would wait 4 s for these
     running.process.send_signal(signal.SIGINT)
     running.wait_for("stopping")
 
     before = time.monotonic()
-    running.stop(signal.SIGINT)
+    running.process.send_signal(signal.SIGINT)
+    running.wait_for("stopped")
 
-    assert time.monotonic() - before < SERVER_STOP_S
+    # Not until it has ended itself: on a busy machine its interpreter takes seconds to clear up.
+    assert time.monotonic() - before < 2
     wait_until_gone(children, 1)
+    assert running.wait() == 0
 
 
 def test_two_replicas_of_each_serve_behind_one_gateway(shared: ChirpUp) -> None:
