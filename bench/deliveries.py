@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, cast
 
@@ -156,29 +157,44 @@ def drawn_by_followers(world: World) -> list[UserId]:
     return draw.choices(world.accounts, cum_weights=counts, k=BY_FOLLOWERS_TWEETS)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Delivered:
     """What one drain of the log did."""
 
-    def __init__(
-        self,
-        inserted: int,
-        seconds: float,
-        valkey_s: float,
-        faults: int,
-        calls: int,
-        durations: list[int],
-    ) -> None:
-        self.inserted = inserted
-        self.rate = inserted / seconds
-        self.valkey_s = valkey_s
-        self.faults = faults
-        self.valkey_part = valkey_s / seconds
-        self.calls = calls
-        self.longest_ms = max(durations, default=0) / 1_000
-        self.rare_ms = (
-            sorted([0] * (calls - len(durations)) + durations)[-1 - calls // 1_000] / 1_000
-        )
-        self.too_long = sum(duration > 1_000 * CALL_GOAL_MS for duration in durations)
+    inserted: int
+    seconds: float
+    valkey_s: float
+    faults: int
+    """How many pages of memory Valkey got."""
+    calls: int
+    durations: list[int]
+    """In us, of the calls that took longer than WATCHED_US."""
+
+    @property
+    def rate(self) -> float:
+        """Deliveries a second."""
+        return self.inserted / self.seconds
+
+    @property
+    def valkey_part(self) -> float:
+        """How much of a core Valkey used."""
+        return self.valkey_s / self.seconds
+
+    @property
+    def longest_ms(self) -> float:
+        """The longest call."""
+        return max(self.durations, default=0) / 1_000
+
+    @property
+    def rare_ms(self) -> float:
+        """One call in 1,000 took longer."""
+        every = sorted([0] * (self.calls - len(self.durations)) + self.durations)
+        return every[-1 - self.calls // 1_000] / 1_000
+
+    @property
+    def too_long(self) -> int:
+        """How many calls took longer than the goal."""
+        return sum(duration > 1_000 * CALL_GOAL_MS for duration in self.durations)
 
 
 async def _deliver(stack: BenchStack, authors: Sequence[UserId]) -> _Delivered:
@@ -206,7 +222,15 @@ async def _deliver(stack: BenchStack, authors: Sequence[UserId]) -> _Delivered:
         lag = sum((await group.lag()).values())
         if lag:
             raise tools.LoadFailed(f"{lag} events were not committed")
-        return _Delivered(worker.deliveries, seconds, valkey_s, faults, *await _seen_calls(cache))
+        calls, durations = await _seen_calls(cache)
+        return _Delivered(
+            inserted=worker.deliveries,
+            seconds=seconds,
+            valkey_s=valkey_s,
+            faults=faults,
+            calls=calls,
+            durations=durations,
+        )
 
 
 async def _walk() -> str:

@@ -59,13 +59,13 @@ def cpu_seconds(process_id: int) -> float:
 
 def cpu_ticks(stat: str) -> int:
     """Returns utime + stime of a line of /proc/<pid>/stat; the command in it may hold spaces."""
-    fields = stat.rpartition(")")[2].split()
+    fields = _fields(stat)
     return int(fields[11]) + int(fields[12])
 
 
 def page_faults(process_id: int) -> int:
     """Returns how often a process touched memory that Linux had to give it first."""
-    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    fields = _fields(Path(f"/proc/{process_id}/stat").read_text())
     return int(fields[7]) + int(fields[9])
 
 
@@ -79,15 +79,19 @@ def family_cpu_seconds(process_id: int) -> float:
                 stat = (folder / "stat").read_text()
             except OSError:
                 continue  # it has ended since; its parent will have its time
-            if int(stat.rpartition(")")[2].split()[1]) == process_id:
+            if int(_fields(stat)[1]) == process_id:
                 ticks += cpu_ticks(stat)
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def ended_children_ticks(stat: str) -> int:
     """Returns cutime + cstime of a line of /proc/<pid>/stat."""
-    fields = stat.rpartition(")")[2].split()
+    fields = _fields(stat)
     return int(fields[13]) + int(fields[14])
+
+
+def _fields(stat: str) -> list[str]:
+    return stat.rpartition(")")[2].split()
 
 
 async def h2load(
