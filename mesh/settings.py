@@ -139,7 +139,8 @@ class Settings(BaseSettings):
     who follows more of them comes from PostgreSQL, which is then quicker, and as exact."""
     fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 400
     """What one call to Valkey may cost, counted in deliveries to the head of a timeline: about half
-    a millisecond to one. Late, repeated and deleted entries count as more of them."""
+    a millisecond to one. Late, repeated and deleted entries count as more of them. A call that has
+    taken 1.2 ms ends sooner."""
 
     # Events
     eventlog_partitions: Annotated[int, Field(ge=1, le=1024)] = 16

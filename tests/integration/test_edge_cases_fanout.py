@@ -211,6 +211,32 @@ async def test_edge_case_18_leaving_a_huge_author_costs_what_leaving_a_small_one
     assert await shard.cache.strlen(key) == 8 * (1 + len(many) + 100)  # pyright: ignore
 
 
+async def test_edge_case_18_a_call_ends_when_its_time_is_up_whatever_it_may_cost(
+    backing: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    """No Valkey looks into so many windows within its time, though none of them costs much."""
+    many = [UserId(10_000 + n) for n in range(40_000)]
+    async with open_shard(backing, budget=100_000) as shard:
+        await shard.materialise(many[0], many[-1])
+        shard.graph[HUGE] = many
+        call = shard.hot.call
+        done: list[int] = []
+
+        async def watched(commands: Sequence[Command]) -> list[Any]:
+            answers = await call(commands)
+            for (_, name, *_), answer in zip(commands, answers, strict=True):
+                if name == "chirp_deliver_v2":
+                    done.append(answer[1])
+            return answers
+
+        monkeypatch.setattr(shard.hot, "call", watched)
+        assert await shard.apply(push(10, HUGE)) == 2
+
+        assert len(done) > 1
+        assert sum(done) == len(many)
+        assert await shard.timeline(many[0]) == await shard.timeline(many[-1]) == [10]
+
+
 async def test_edge_case_18_no_call_carries_more_than_a_bounded_part(
     shard: Shard, monkeypatch: pytest.MonkeyPatch
 ):
