@@ -21,8 +21,8 @@ from storage.gathering import Ids
 NUMBER_BYTES = 8
 HEAD = bytes(NUMBER_BYTES)
 LOAD_PART = 8_000  # followers sent in one call
-# In one call: lists, which are all over Valkey's memory (512 of them took it 1.4 to 3.5 ms, so many
-# less than 1), and what they hold.
+# In one call: lists, which are all over Valkey's memory (512 of them took it 1.4 to 4.5 ms, so many
+# 0.5 to 1.6), and what they hold.
 READ_KEYS = 128
 READ_BYTES = 256 * 1024
 LOADS_MAX = 5  # of one author's list in one batch, before Valkey is taken to be too small
