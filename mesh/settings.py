@@ -137,9 +137,9 @@ class Settings(BaseSettings):
     pulled_merge_max: Annotated[int, Field(ge=1, le=1_000)] = 100
     """Pulled authors whose recent tweets are merged when a follower reads. The timeline of a viewer
     who follows more of them comes from PostgreSQL, which is then quicker, and as exact."""
-    fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 400
-    """What one call to Valkey may cost, counted in deliveries to the head of a timeline: about half
-    a millisecond to one. Late, repeated and deleted entries count as more of them. A call that has
+    fanout_chunk_deliveries: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """What one call to Valkey may cost, counted in deliveries to the head of a timeline: half a
+    millisecond to one. Late, repeated and deleted entries count as more of them. A call that has
     taken 1.2 ms ends sooner."""
 
     # Events
