@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from chirp.v1 import events_pb2
 
-from bench import resp, tools
+from bench import baseline, tools
 from bench.rows import Row, at_least
 from bench.stack import BenchStack
 from bench.world import World
@@ -64,11 +64,6 @@ print(lasted[len(lasted) // 2], sum(ms > float(sys.argv[2]) for ms in lasted), l
 # thousands its next call waits for malloc to tidy up (`perf`), 5 to 25 ms.
 WATCHED_US, WATCHED_MAX = 1_000, 20_000
 
-LPUSHX_COMMANDS = 1_000_000
-LPUSHX_PIPELINE = 100
-LPUSHX_PARTS = 100
-LPUSHX_UNDER_WAY = 8  # pipelines; with fewer, Valkey would wait for the client
-
 
 async def materialise_all(stack: BenchStack, world: World) -> None:
     """Gives every account a full window of entries that are older than any event, as windows are
@@ -109,11 +104,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
     }
     followers = dict(zip(world.accounts, world.follower_counts, strict=True))
     walk = await _walk()
-    before = tools.cpu_seconds(stack.cache_process_id)
+    bare = await baseline.measure(stack, world)
     server.calm_collector()  # as the worker's own process does
-    baseline = await lpushx(stack, world)
-    baseline_s = tools.cpu_seconds(stack.cache_process_id) - before
-    baseline_part = baseline_s * baseline / LPUSHX_COMMANDS
     rows: list[Row] = []
     for name, authors in draws.items():
         cold = await _deliver(stack, list(dict.fromkeys(authors)))
@@ -132,7 +124,7 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
             " follower lists in Valkey, looked up by the function; only insertions counted;"
             f" the median of {RUNS} runs ({min(run.rate for run in runs):,.0f} to"
             f" {max(run.rate for run in runs):,.0f});"
-            f" CPU of Valkey {warm.valkey_part:.0%} of a core, under LPUSHX {baseline_part:.0%};"
+            f" CPU of Valkey {warm.valkey_part:.0%} of a core, under LPUSHX {bare.valkey_part:.0%};"
             f" with follower lists still to be fetched {cold.rate:,.0f}"
         )
         if warm.inserted < due:
@@ -141,9 +133,9 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
         rows.append(
             at_least(
                 name, warm.rate, "deliveries/s",
-                ratio=warm.rate / baseline,
+                ratio=warm.rate / bare.rate,
                 value_goal=GOALS[name],
-                against=f"LPUSHX, pipelines of {LPUSHX_PIPELINE}, {baseline:,.0f}", how=how,
+                against=bare.what, how=how,
             )
         )  # fmt: skip
         rows.append(
@@ -292,36 +284,3 @@ async def fill(event_log: ValkeyStreams, authors: Sequence[UserId]) -> list[Twee
     for start in range(0, len(records), PER_APPEND):
         await event_log.append(records[start : start + PER_APPEND], fence=fence)
     return minted
-
-
-async def lpushx(stack: BenchStack, world: World) -> float:
-    """Returns LPUSHX per second of 32 bytes onto random timelines, by one connection that always
-    has pipelines under way: what Valkey does where the client costs nothing."""
-    keys = Keys(stack.settings.timeline_shards)
-    draw = random.Random(3)  # noqa: S311 -- not a secret
-    entry = encode((TweetId(1), UserId(1), TweetId(0), UserId(0)))
-    parts: list[bytes] = []
-    for _ in range(LPUSHX_PARTS):
-        commands: list[bytes] = []
-        for account in draw.choices(world.accounts, k=LPUSHX_PIPELINE):
-            key = keys.window(WindowKind.TIMELINE, account).encode()
-            commands.append(
-                b"*3\r\n$6\r\nLPUSHX\r\n$%d\r\n%b\r\n$32\r\n%b\r\n" % (len(key), key, entry)
-            )
-        parts.append(b"".join(commands))
-    reader, writer = await resp.connect(stack.settings.valkey_url)
-    try:
-        started = time.perf_counter()
-        asked = answered = 0
-        while answered < LPUSHX_COMMANDS:
-            while asked < min(LPUSHX_COMMANDS, answered + LPUSHX_UNDER_WAY * LPUSHX_PIPELINE):
-                writer.write(parts[asked // LPUSHX_PIPELINE % LPUSHX_PARTS])
-                asked += LPUSHX_PIPELINE
-            answers = await reader.read(1 << 16)
-            if not answers or b"-" in answers:
-                raise tools.LoadFailed(f"Valkey said {answers[:100]!r} to LPUSHX")
-            answered += answers.count(b"\n")
-        return answered / (time.perf_counter() - started)
-    finally:
-        writer.close()
-        await writer.wait_closed()

@@ -11,8 +11,8 @@ A mix is the commands that a system sends to Redis to deliver one post, taken fr
     textbook     LPUSH and LTRIM for each follower, in a pipeline
 
 Everything is encoded before the clock starts, and several posts are under way on one connection, so
-the client costs next to nothing: as in the measurement of LPUSHX. The systems' own lookups of
-followers and their job queues cost nothing here; Chirp's figure has its log and its lookup in it.
+the client costs next to nothing. The systems' own lookups of followers and their job queues cost
+nothing here; Chirp's figure has its log and its lookup in it.
 """
 
 import itertools

@@ -8,14 +8,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-PACKAGES = {"h2load": "nghttp2-client", "wrk": "wrk"}
+PACKAGES = {"h2load": "nghttp2-client", "wrk": "wrk", "redis-benchmark": "redis-tools"}
+# What runs instead where it is installed: the same program, as Valkey has it.
+INSTEAD = {"redis-benchmark": "valkey-benchmark"}
 WRK_SCRIPT = Path(__file__).with_name("wrk.lua")
 TOOL_TIMEOUT_S = 60.0
+RANDOM_NUMBER = "__rand_int__"  # for redis-benchmark: one of twelve digits
 
 _H2LOAD_DONE = re.compile(r"(\d+) succeeded, (\d+) failed, (\d+) errored")
 _H2LOAD_DATA = re.compile(r"\((\d+)\) data")
 _WRK_RESULT = re.compile(r"^RESULT (\d+) (\d+) (\d+) (\d+) (\d+)$", re.MULTILINE)
+_BENCHMARK_RESULT = re.compile(r'^"[^"\n]+","(\d+\.\d+)",', re.MULTILINE)
 
 
 class Missing(Exception):
@@ -43,13 +48,19 @@ class Load:
 
 def check_installed() -> None:
     """Raises Missing."""
-    missing = [tool for tool in PACKAGES if shutil.which(tool) is None]
+    missing = [tool for tool in PACKAGES if shutil.which(program(tool)) is None]
     if missing:
         packages = " ".join(PACKAGES[tool] for tool in missing)
         raise Missing(
             f"{' and '.join(missing)} not found: install {packages}"
             f" (Debian: apt-get install {packages})"
         )
+
+
+def program(tool: str) -> str:
+    """Returns the name of the program that runs as one of the tools."""
+    instead = INSTEAD.get(tool, tool)
+    return instead if shutil.which(instead) else tool
 
 
 def cpu_seconds(process_id: int) -> float:
@@ -145,6 +156,37 @@ def wrk_load(output: str) -> Load:
         raise LoadFailed(f"wrk said: {output.strip()[-300:]}")
     requests, duration_us, _, p50_us, p99_us = (int(part) for part in found.groups())
     return Load(requests, duration_us / 1e6, p50_us / 1000, p99_us / 1000)
+
+
+async def redis_benchmark(
+    url: str, *command: str, requests: int, connections: int, pipeline: int, below: int
+) -> Load:
+    """Sends a command to the Valkey at a URL (`redis:` or `unix:`), with a random number below
+    `below` for each RANDOM_NUMBER in it. Raises LoadFailed, also where Valkey answers an error.
+
+    `requests` must be whole pipelines, or more are sent."""
+    at_url = urlsplit(url)
+    at = (
+        ["-s", unquote(at_url.path)]
+        if at_url.scheme == "unix"
+        else ["-h", str(at_url.hostname), "-p", str(at_url.port)]
+    )
+    output = await _output(
+        # It takes the password from nowhere else, unlike redis-cli.
+        program("redis-benchmark"), *at, "-a", unquote(at_url.password or ""), "--csv",
+        "-n", str(requests), "-c", str(connections), "-P", str(pipeline), "-r", str(below),
+        *command,
+    )  # fmt: skip
+    return Load(requests, requests / redis_benchmark_rate(output))
+
+
+def redis_benchmark_rate(output: str) -> float:
+    """Returns the commands per second of a run with one command; raises LoadFailed where it was
+    given up, as it is at the first error: then there is no such line."""
+    found = _BENCHMARK_RESULT.findall(output)
+    if len(found) != 1 or not float(found[0]):
+        raise LoadFailed(f"redis-benchmark said: {output.strip()[-300:]}")
+    return float(found[0])
 
 
 async def _output(*command: str) -> str:

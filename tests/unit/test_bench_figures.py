@@ -12,6 +12,11 @@ status codes: 200 2xx, 0 3xx, 0 4xx, 0 5xx
 traffic: 771.09KB (789600) total, 2.40KB (2460) headers (space savings 93.11%), 762KB ({data}) data
 """
 
+REDIS_BENCHMARK = """
+"test","rps","avg_latency_ms","min_latency_ms","p50_latency_ms","p95_latency_ms","p99_latency_ms","max_latency_ms"
+"LPUSHX window:__rand_int__ \1\1","423549.34","11.589","2.168","10.639","17.071","20.063","43.647"
+"""
+
 
 def test_cpu_ticks_are_found_behind_a_command_with_spaces_and_brackets() -> None:
     stat = "42 (a (b) c) S 1 42 42 0 -1 4194560 1 0 0 0 130 20 0 0 20 0 4 0 100 1 1"
@@ -48,11 +53,50 @@ def test_wrk_with_errors_measures_nothing() -> None:
         tools.wrk_load("RESULT 3000 2000000 1 9600 53100\n")
 
 
+def test_redis_benchmark_is_read_from_its_line_of_commas() -> None:
+    assert tools.redis_benchmark_rate(REDIS_BENCHMARK) == 423_549.34
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        REDIS_BENCHMARK.partition('"LPUSHX')[0] + "Error from server: OOM command not allowed\n",
+        REDIS_BENCHMARK.replace("423549.34", "0.00"),
+        REDIS_BENCHMARK.replace("423549.34", "-nan"),
+        REDIS_BENCHMARK + REDIS_BENCHMARK,
+        "Could not connect to Redis at 127.0.0.1:1: Connection refused",
+    ],
+)
+def test_redis_benchmark_that_was_given_up_measures_nothing(output: str) -> None:
+    with pytest.raises(tools.LoadFailed):
+        tools.redis_benchmark_rate(output)
+
+
 def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
 
-    with pytest.raises(tools.Missing, match=r"h2load and wrk .* nghttp2-client wrk"):
+    with pytest.raises(tools.Missing, match=r"wrk and redis-benchmark .* wrk redis-tools"):
         tools.check_installed()
+
+
+@pytest.mark.parametrize(
+    ("installed", "runs"),
+    [
+        (["redis-benchmark"], "redis-benchmark"),
+        (["valkey-benchmark"], "valkey-benchmark"),
+        (["redis-benchmark", "valkey-benchmark"], "valkey-benchmark"),
+    ],
+)
+def test_either_of_redis_benchmark_and_valkey_benchmark_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: list[str], runs: str
+) -> None:
+    for name in ["h2load", "wrk", *installed]:
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    tools.check_installed()
+
+    assert tools.program("redis-benchmark") == runs
 
 
 @pytest.mark.parametrize(("part", "found"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.0, 1.0)])
