@@ -12,7 +12,11 @@ COPY requirements.lock ./
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
 
 COPY . .
-RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --no-index -e . \
+# The compiler is for servers/one_pass.c alone.
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev \
+    && pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation --no-index -e . \
+    && apt-get purge -y -qq --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
+    && python -c 'from servers import _one_pass' \
     && python -m compileall -q domain eventlog gen mesh ops servers storage workers
 
 USER chirp

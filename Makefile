@@ -11,7 +11,7 @@ help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 # A stamp per lock file: `pip` runs again only when its lock changed.
-$(VENV)/.runtime: requirements.lock pyproject.toml
+$(VENV)/.runtime: requirements.lock pyproject.toml servers/one_pass.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Chirp needs Python 3.11 or later:" \
 	  "install one, or name it: make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
@@ -52,6 +52,8 @@ check: dev ## Checks style, types, protos and arrows: what CI runs before the te
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(CC) -std=c11 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers -fsyntax-only \
+	  -I$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))') servers/one_pass.c
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m ops.protos check
 	$(BIN)/python -m ops.openapi check
@@ -96,7 +98,7 @@ soak: dev ## Plays random histories on real processes that are killed, then host
 
 .PHONY: clean
 clean: ## Removes what was installed or cached; keeps the data in .chirp/.
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build *.egg-info servers/*.so .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: clean-data

@@ -62,6 +62,15 @@ class Read(NamedTuple):
     marks_token: bytes | None
 
 
+class Look(NamedTuple):
+    """What a first look at the windows found, for a viewer of whom all that is known holds."""
+
+    known: Known
+    windows: list[list[bytes]]
+    """The viewer's, and those of the pulled authors: as Valkey has them, some perhaps absent."""
+    marks_token: bytes | None
+
+
 class Skeleton(NamedTuple):
     """A page of entries, for whom it was cut, and the token of the viewer's marks."""
 
@@ -113,6 +122,23 @@ class HomeSkeleton:
             read = Read(await self._viewers.load_without_cache(user), NOTHING, None)
         page = await self._extended(read.window, read.viewer, asked, deleted)
         return Skeleton(page, read.viewer, read.marks_token)
+
+    async def first_look(self, user: UserId, asked: Asked) -> Look | None:
+        """Step 1 for a first page, for who does the rest in another way (servers/quick_pages.py).
+        Returns None where one look is not enough, or the cache is away."""
+        known = self._viewers.get(user)
+        if known is None or len(known.pulled) > self._merge_max:
+            return None
+        try:
+            heads = home_heads.looks(asked.below, asked.limit)[0]
+            home, tokens, *recents = await self._look(user, known, heads)
+            if tokens[:2] != [known.viewer_token, known.pulled_token]:
+                return None
+            if self._is_due(user) and windows.parse(home) is not None:
+                await self._keep(user)
+        except CACHE_AWAY:
+            return None
+        return Look(known, [home, *recents], tokens[2])
 
     async def viewing(self, user: UserId) -> tuple[Viewer, bytes | None]:
         """Returns who reads and the token of the viewer's marks, for pages that need no window."""

@@ -20,6 +20,7 @@ from servers.home_streams import HomeStreams
 from servers.home_watches import Watches
 from servers.log_tail import LogTail
 from servers.purge_feed import PurgeFeed
+from servers.quick_pages import QuickPages
 from servers.rate_limits import RateLimits
 from servers.session_verifier import SessionVerifier
 from servers.short_form import ShortTimelines
@@ -78,13 +79,22 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
             pool=pool, skeleton=skeleton, timelines=timelines, viewers=viewers, settings=settings
         )
         presenter = TweetPresenter(names, feed)
+        marks = ViewerMarks(to_records, timelines, settings)
         service = TimelineService(
             pool=pool,
             skeleton=skeleton,
             hydrator=hydrator,
             presenter=presenter,
-            marks=ViewerMarks(to_records, timelines, settings),
+            marks=marks,
             feed=feed,
+            quick=QuickPages(
+                skeleton=skeleton,
+                hydrator=hydrator,
+                names=names,
+                marks=marks,
+                feed=feed,
+                settings=settings,
+            ),
         )
         event_log = await stack.enter_async_context(open_log(settings))
         tail = LogTail(event_log.reader(), event_log.partitions, keep=settings.stream_memory)

@@ -12,6 +12,7 @@ from mesh.rpc import Call
 from servers import tweet_records
 from servers.home_skeleton import Asked, HomeSkeleton
 from servers.purge_feed import PurgeFeed
+from servers.quick_pages import QuickPages
 from servers.tweet_hydrator import TweetHydrator
 from servers.tweet_presenter import ANONYMOUS, Marks, TweetPresenter, View
 from servers.tweet_records import Record
@@ -32,6 +33,7 @@ class TimelineService:
         presenter: TweetPresenter,
         marks: ViewerMarks,
         feed: PurgeFeed,
+        quick: QuickPages,
     ) -> None:
         self._pool = pool
         self._skeleton = skeleton
@@ -39,6 +41,7 @@ class TimelineService:
         self._presenter = presenter
         self._marks = marks
         self._feed = feed
+        self._quick = quick
 
     async def GetHomeTimeline(
         self, request: timeline_pb2.GetHomeTimelineRequest, call: Call
@@ -49,6 +52,9 @@ class TimelineService:
             above=_tweet_id("sinceId", request.since_id),
             limit=paging.limit(request.limit if request.HasField("limit") else None),
         )
+        quick = await self._quick.page(call.caller, asked)
+        if quick is not None:
+            return quick
         deleted: set[int] = set()
         while True:
             # skeleton, with the rules that need no tweet

@@ -39,7 +39,8 @@ class TweetHydrator:
         self._stub = stub
         self._bytes_max = settings.tweet_cache_bytes
         self._bytes = 0
-        self._records: OrderedDict[int, Record] = OrderedDict()
+        self.records: OrderedDict[int, Record] = OrderedDict()
+        """What is kept; to be trusted while the feed is fresh, and of authors not erased."""
         self._least_version: OrderedDict[int, int] = OrderedDict()
         self.deleted: OrderedDict[int, None] = OrderedDict()
         """Tweets seen deleted of late: rules that fetch no tweet leave them out with this."""
@@ -63,7 +64,7 @@ class TweetHydrator:
 
     def kept(self, tweet_id: int) -> Record | None:
         """Returns the record that is kept of a tweet, if there is one and its author is there."""
-        record = self._records.get(tweet_id)
+        record = self.records.get(tweet_id)
         return None if record is not None and record.author_id in self._erased else record
 
     async def hydrate(self, ids: Sequence[int], *, trusted: bool) -> dict[int, Record]:
@@ -71,7 +72,7 @@ class TweetHydrator:
 
         Raises AioRpcError where tweet_server is needed and away.
         """
-        look = self._records.get
+        look = self.records.get
         # Most pages are found whole: comprehensions cost a third of a loop with two branches.
         found = {i: record for i in ids if (record := look(i)) is not None} if trusted else {}
         self.hits += len(found)
@@ -124,14 +125,14 @@ class TweetHydrator:
         # One that changed while it was fetched may be the old one: answer it, keep it not.
         if record.version >= self._least_version.get(record.tweet_id, 0):
             self._forget(record.tweet_id)
-            self._records[record.tweet_id] = record
+            self.records[record.tweet_id] = record
             self._bytes += _size(record)
             while self._bytes > self._bytes_max:
-                self._bytes -= _size(self._records.popitem(last=False)[1])
+                self._bytes -= _size(self.records.popitem(last=False)[1])
         return record
 
     def _forget(self, tweet_id: int) -> None:
-        record = self._records.pop(tweet_id, None)
+        record = self.records.pop(tweet_id, None)
         if record is not None:
             self._bytes -= _size(record)
 
@@ -139,7 +140,7 @@ class TweetHydrator:
         """Forgets a record that is older than the version that a tweet has now."""
         if purge.kind is not purges.Kind.TWEET:
             return
-        record = self._records.get(purge.subject_id)
+        record = self.records.get(purge.subject_id)
         if record is not None and record.version < purge.version:
             self._forget(purge.subject_id)
         known = self._least_version.pop(purge.subject_id, 0)
@@ -149,7 +150,7 @@ class TweetHydrator:
 
     def forget_all(self) -> None:
         """Forgets everything, here; what lies in Valkey is checked by the next purges."""
-        self._records.clear()
+        self.records.clear()
         self._bytes = 0
 
 

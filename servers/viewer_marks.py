@@ -22,7 +22,9 @@ MARKS_EACH = 20  # the cache's bound in marks, per viewer of its bound in viewer
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class KeptMarks:
+    """All marks of a viewer above a floor, and the token that vouches for them."""
+
     token: bytes
     liked: frozenset[int]
     retweeted: frozenset[int]
@@ -47,12 +49,17 @@ class ViewerMarks:
         self._timelines = timelines
         self._max = settings.viewer_cache_max
         self._marks = 0
-        self._known: OrderedDict[UserId, _Known] = OrderedDict()
+        self._known: OrderedDict[UserId, KeptMarks] = OrderedDict()
 
     @property
     def size(self) -> str:
         """How much is kept, and the bound."""
         return f"{self._marks} of at most {self._max * MARKS_EACH} marks"
+
+    def kept(self, user: UserId, token: bytes | None) -> KeptMarks | None:
+        """Returns what is kept of a viewer's marks, where the token vouches for it."""
+        known = self._known.get(user)
+        return known if known is not None and known.token == token else None
 
     async def of(self, user: UserId, ids: Collection[int], token: bytes | None) -> Marks:
         """Returns a viewer's marks on these tweets; `token` came with the read of the timeline,
@@ -70,7 +77,7 @@ class ViewerMarks:
         except (redis.exceptions.RedisError, OSError):
             token = None
         answer = await self._ask(user, list(ids))
-        known = _Known(
+        known = KeptMarks(
             token or b"", frozenset(answer.liked), frozenset(answer.retweeted), answer.floor
         )
         if token is not None:
@@ -82,10 +89,10 @@ class ViewerMarks:
             tweet_pb2.GetViewerMarksRequest(user_id=user, ids=list(ids)[:ASKED_MAX]),
         )
 
-    def _keep(self, user: UserId, known: _Known) -> None:
+    def _keep(self, user: UserId, known: KeptMarks) -> None:
         self._forget(user)
         # What was asked for below the floor is no promise for other tweets there.
-        kept = _Known(
+        kept = KeptMarks(
             known.token,
             frozenset(i for i in known.liked if i > known.floor),
             frozenset(i for i in known.retweeted if i > known.floor),

@@ -33,6 +33,8 @@ class Known:
     pulled_token: bytes
     first_look: bytes = b""
     """What asks Valkey for a first page, packed when it was first asked for."""
+    packed: tuple[bytes, bytes] | None = None
+    """Followees and hidden accounts, as servers/quick_pages.py packs them."""
 
 
 class Viewers:

@@ -15,7 +15,7 @@ from domain.timeline import Entry, Page, Viewer, Window
 from eventlog.contract import Outgoing, Record
 from eventlog.runner import Runner
 from mesh.settings import Settings
-from servers import timeline_service
+from servers import quick_pages, timeline_service
 from servers.home_skeleton import HomeSkeleton
 from servers.viewers import Viewers
 from storage import candidates, database, outbox, purges, timelines, windows
@@ -39,6 +39,42 @@ def _lua(old: str, new: str) -> Plant:
         patch.setattr(timelines, "library_source", lambda: source.replace(old, new))
 
     return plant
+
+
+def _in_python(plant: Plant) -> Plant:
+    """Changes rules in Python, which then make every page."""
+
+    def plant_there(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(quick_pages, "one_pass", None)
+        plant(patch)
+
+    return plant_there
+
+
+def _in_quick_pages(change: Callable[[list[Any]], None]) -> Plant:
+    """Changes what quick pages are made of: the arguments of one_pass.page, in their order."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        make = quick_pages.one_pass
+        if make is None:
+            pytest.skip("servers/one_pass.c is not compiled")
+
+        def changed(*arguments: Any) -> tuple[bytes, int] | None:
+            made_of = list(arguments)
+            change(made_of)
+            return make(*made_of)
+
+        patch.setattr(quick_pages, "one_pass", changed)
+
+    return plant
+
+
+def _to_the_beginning(made_of: list[Any]) -> None:
+    made_of[0] = [[*elements, windows.COMPLETE] for elements in made_of[0]]
+
+
+def _nobody_hidden(made_of: list[Any]) -> None:
+    made_of[3] = b""
 
 
 def no_tombstone(patch: pytest.MonkeyPatch) -> None:
@@ -298,17 +334,17 @@ BUGS: dict[str, Bug] = {
     "a rebuild loses what is pushed meanwhile": Bug(
         _lua("local merged, p, s = {}, 2, 5", "local merged, p, s = {}, #pushed + 1, 5")
     ),
-    "what was deleted is shown": Bug(no_tombstone, 800, 40),
+    "what was deleted is shown": Bug(_in_python(no_tombstone), 800, 40),
     "idle readers keep their lists": Bug(
         _lua("    call('DEL', key)\n    return 0, count, 2", "    return 0, count, 2")
     ),
-    "retweets outlive their originals": Bug(retweet_outlives_its_original),
+    "retweets outlive their originals": Bug(_in_python(retweet_outlives_its_original)),
     "a late commit is skipped": Bug(late_commit_skipped, seed=2),
     "marked as sent before it is appended": Bug(sent_before_appended),
     "committed before it is handled": Bug(committed_before_handled),
-    "no look-ahead at a page's end": Bug(no_look_ahead),
-    "the end of the list is the end": Bug(end_of_window_is_the_end),
-    "pages reach below a truncated source": Bug(pages_below_a_truncated_source, 3, 3),
+    "no look-ahead at a page's end": Bug(_in_python(no_look_ahead)),
+    "the end of the list is the end": Bug(_in_python(end_of_window_is_the_end)),
+    "pages reach below a truncated source": Bug(_in_python(pages_below_a_truncated_source), 3, 3),
     "the tier is read at fan-out": Bug(tier_read_at_fan_out),
     "a follow leaves the list as it was": Bug(follows_leave_the_timeline),
     "a rebuild with relations of the past": Bug(rebuilt_with_old_relations),
@@ -316,5 +352,7 @@ BUGS: dict[str, Bug] = {
     "the first pulled tweet goes unnoticed": Bug(first_pull_goes_unnoticed),
     "deletions are not fed to the servers": Bug(_not_fed(purges.Kind.TWEET)),
     "deleted accounts are not fed to the servers": Bug(_not_fed(purges.Kind.ERASED)),
+    "a quick page takes the end of a list for the end": Bug(_in_quick_pages(_to_the_beginning)),
+    "a quick page shows who is hidden": Bug(_in_quick_pages(_nobody_hidden)),
     "follower lists do not follow": Bug(follower_lists_from_the_past),
 }
