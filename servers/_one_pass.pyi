@@ -29,5 +29,6 @@ def page(
     Windows are lists as Valkey has them (storage/windows.py). `followees` and `hidden` are ids in
     ascending order, 8 bytes each, in this machine's order of bytes. `liked` and `retweeted` are all
     marks above `marks_floor`. Records of `erased` authors, and frames made under another
-    `generation` of names, do not count. Raises TypeError where an argument is none of these.
+    `generation` of names, do not count. Raises TypeError or OverflowError where an argument or an
+    id in a record is none of these.
     """

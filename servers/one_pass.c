@@ -3,7 +3,7 @@
    What it does is what domain/timeline.py (`page`), storage/windows.py (`merge`) and
    servers/tweet_presenter.py (`frames`) do, for the page that almost every read gets: all windows
    are there and reach far enough, all records are kept with frames that hold. In any other case it
-   returns None, and they do it. tests/property/test_one_pass.py holds both to the same bytes.
+   returns None, and they do it. tests/unit/test_one_pass.py holds both to the same bytes.
 
    Windows are only read as far down as the page needs, none of it is sorted, and of an entry no
    Python object is made. Why, and what it brings: docs/decisions/0007-home-reads.md. */
@@ -30,7 +30,8 @@ typedef struct {
     uint64_t tweet, author, original, other;
 } Entry;
 
-/* What is left of a window, newest first. */
+/* What is left of a window: sorted, newest first, each entry once, as storage/functions/timelines.lua
+   keeps it. */
 typedef struct {
     PyObject **at, **end;
 } Run;
@@ -59,11 +60,13 @@ typedef struct {
 } Shelf;
 
 /* Where the slots of servers.tweet_records.Record lie: `bind` looks once. */
+typedef struct {
+    Py_ssize_t tweet_id, version, author_id, deleted, original_id, quoted_id, refers, framed_at,
+        kept_frame, parts;
+} Slots;
+
 static PyTypeObject *record_type;
-static struct {
-    Py_ssize_t tweet_id, version, author_id, deleted, original_id, quoted_id, refers, framed_at, kept_frame,
-        parts;
-} slots;
+static Slots slots;
 
 #define SLOT(record, name) (*(PyObject **)((char *)(record) + slots.name))
 
@@ -145,8 +148,9 @@ static bool is_visible(const Timeline *timeline, const Entry *entry) {
     if (!is_among(timeline->followees, entry->author) || is_among(timeline->hidden, entry->author)
         || (entry->other && is_among(timeline->hidden, entry->other)))
         return false;
+    /* Who answers himself is followed, or would not have come so far. */
     return !entry->other || entry->original || entry->other == timeline->me
-           || entry->other == entry->author || is_among(timeline->followees, entry->other);
+           || is_among(timeline->followees, entry->other);
 }
 
 /* Sees so many entries, or as many as there are. False where that is more than there is room for. */
@@ -209,10 +213,19 @@ static bool cut(Timeline *timeline, uint64_t above, size_t limit, size_t distanc
 
 /* Records */
 
+/* Whether no slot is unset, and the frame is one. Of ids only the places are looked at, not the
+   numbers: each would be a miss of the processor's caches. */
+static bool is_record(PyObject *object) {
+    return Py_TYPE(object) == record_type && SLOT(object, tweet_id) && SLOT(object, version)
+           && SLOT(object, author_id) && SLOT(object, original_id) && SLOT(object, quoted_id)
+           && SLOT(object, framed_at) && SLOT(object, parts) && SLOT(object, kept_frame)
+           && PyBytes_CheckExact(SLOT(object, kept_frame));
+}
+
 /* The record that is kept of a tweet, borrowed; NULL where there is none, or none that is sure. */
 static PyObject *record_of(const Shelf *shelf, PyObject *tweet_id) {
     PyObject *record = PyDict_GetItemWithError(shelf->records, tweet_id);
-    if (record == NULL || Py_TYPE(record) != record_type)
+    if (record == NULL || !is_record(record))
         return NULL;
     if (PySet_GET_SIZE(shelf->erased)
         && PySet_Contains(shelf->erased, SLOT(record, author_id)) != 0)
@@ -250,7 +263,7 @@ static bool part_holds(const Shelf *shelf, PyObject *part, PyObject *tweet_id) {
     if (PyLong_AsUnsignedLongLong(tweet_id) == 0)
         return part == Py_None;
     PyObject *kept = record_of(shelf, tweet_id);
-    if (kept == NULL || Py_TYPE(part) != record_type || !knows_marks(shelf, kept)
+    if (kept == NULL || !is_record(part) || !knows_marks(shelf, kept)
         || is_among(shelf->hidden, PyLong_AsUnsignedLongLong(SLOT(kept, author_id))))
         return false;
     return kept == part
@@ -291,25 +304,20 @@ static char *varint(char *at, const char *end, uint64_t *value) {
 /* Writes the viewer's marks into a serialised Tweet, and into those that it shows. Marks are sent
    also when false, so it stays as long as it was. False where that is not what lies there. */
 static bool put_marks(const Shelf *shelf, char *at, char *end) {
-    enum { VARINT = 0, BYTES = 2, ID = 1, RETWEETED_TWEET = 18, QUOTED_TWEET = 19, LIKED = 20,
-           RETWEETED = 21 };
+    enum { VARINT = 0, EIGHT_BYTES = 1, BYTES = 2, FOUR_BYTES = 5 };
+    enum { ID = 1, RETWEETED_TWEET = 18, QUOTED_TWEET = 19, LIKED = 20, RETWEETED = 21 };
     uint64_t tweet = 0, tag, value;
     while (at < end) {
         if ((at = varint(at, end, &tag)) == NULL)
             return false;
+        uint64_t field = tag >> 3, kind = tag & 7, skipped = 0;
         char *from = at;
-        if ((at = varint(at, end, &value)) == NULL)
+        if (kind == EIGHT_BYTES || kind == FOUR_BYTES)
+            skipped = kind == EIGHT_BYTES ? 8 : 4;
+        else if ((kind != VARINT && kind != BYTES) || (at = varint(at, end, &value)) == NULL)
             return false;
-        uint64_t field = tag >> 3;
-        if ((tag & 7) == BYTES) {
-            if (value > (uint64_t)(end - at))
-                return false;
-            if ((field == RETWEETED_TWEET || field == QUOTED_TWEET)
-                && !put_marks(shelf, at, at + value))
-                return false;
-            at += value;
-        } else if ((tag & 7) != VARINT)
-            return false;
+        else if (kind == BYTES)
+            skipped = value;
         else if (field == ID)
             tweet = value;
         else if (field == LIKED || field == RETWEETED) {
@@ -319,6 +327,12 @@ static bool put_marks(const Shelf *shelf, char *at, char *end) {
             *from = is_marked(field == LIKED ? shelf->liked : shelf->retweeted, tweet_id);
             Py_DECREF(tweet_id);
         }
+        if (skipped > (uint64_t)(end - at))
+            return false;
+        if (kind == BYTES && (field == RETWEETED_TWEET || field == QUOTED_TWEET)
+            && !put_marks(shelf, at, at + skipped))
+            return false;
+        at += skipped;
     }
     return true;
 }
@@ -366,7 +380,7 @@ static char *put_cursor(uint64_t tweet, char *to) {
     return to;
 }
 
-/* The answer, as tweet_records.page_bytes puts it together. */
+/* The answer, as tweet_records.page_bytes puts it together; NULL where a frame is none. */
 static PyObject *put_together(const Shelf *shelf, PyObject *const *records, size_t count,
                               bool has_more) {
     Py_ssize_t length = has_more ? 2 + CURSOR_LENGTH + 2 : 0;
@@ -379,8 +393,6 @@ static PyObject *put_together(const Shelf *shelf, PyObject *const *records, size
     for (size_t place = 0; place < count; place++)
         if ((to = put_frame(shelf, records[place], to)) == NULL) {
             Py_DECREF(answer);
-            if (!PyErr_Occurred())
-                PyErr_SetString(PyExc_ValueError, "a frame is no serialised Tweet");
             return NULL;
         }
     if (has_more) {
@@ -454,8 +466,11 @@ static PyObject *page(PyObject *module, PyObject *const *args, Py_ssize_t arg_co
         if (records[place] == NULL || !frame_holds(&shelf, records[place]))
             goto other;
     }
+    if (PyErr_Occurred()) /* an id that is none */
+        return NULL;
     PyObject *answer = put_together(&shelf, records, page.count, page.has_more);
-    return answer == NULL ? NULL : Py_BuildValue("(Nn)", answer, (Py_ssize_t)page.count);
+    if (answer != NULL)
+        return Py_BuildValue("(Nn)", answer, (Py_ssize_t)page.count);
 other:
     if (PyErr_Occurred())
         return NULL;
@@ -465,15 +480,16 @@ other:
 PyDoc_STRVAR(bind_doc, "bind(record_type, /)\n--\n\nSee _one_pass.pyi.");
 
 static PyObject *bind(PyObject *module, PyObject *type) {
+    Slots found;
     const struct {
         const char *name;
         Py_ssize_t *offset;
     } wanted[] = {
-        {"tweet_id", &slots.tweet_id},       {"version", &slots.version},
-        {"author_id", &slots.author_id},     {"deleted", &slots.deleted},
-        {"original_id", &slots.original_id}, {"quoted_id", &slots.quoted_id},
-        {"refers", &slots.refers},           {"framed_at", &slots.framed_at},
-        {"kept_frame", &slots.kept_frame},   {"parts", &slots.parts},
+        {"tweet_id", &found.tweet_id},       {"version", &found.version},
+        {"author_id", &found.author_id},     {"deleted", &found.deleted},
+        {"original_id", &found.original_id}, {"quoted_id", &found.quoted_id},
+        {"refers", &found.refers},           {"framed_at", &found.framed_at},
+        {"kept_frame", &found.kept_frame},   {"parts", &found.parts},
     };
     if (!PyType_Check(type)) {
         PyErr_SetString(PyExc_TypeError, "bind takes a class");
@@ -495,6 +511,7 @@ static PyObject *bind(PyObject *module, PyObject *type) {
             return NULL;
         }
     }
+    slots = found;
     Py_INCREF(type);
     Py_XSETREF(record_type, (PyTypeObject *)type);
     Py_RETURN_NONE;

@@ -7,11 +7,12 @@ from collections import OrderedDict
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from random import Random
 from typing import Any, cast
 
 import pytest
 from chirp.v1 import user_pb2
-from hypothesis import event, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain import timeline
@@ -57,6 +58,8 @@ class World:
     above: int
     limit: int
     distance: int
+    below: Marks | None = None
+    """All marks, where the floor is not the beginning."""
     disturbed: bool = False
     """Whether anything but the windows is not as it is for almost every read."""
     kept: dict[int, Record] = field(default_factory=dict[int, Record])
@@ -101,7 +104,7 @@ def record(tweet: int, posted: Posted, *, version: int = 1, deleted: bool = Fals
         id=tweet, author_id=posted.author, content=f"tweet {tweet} " + "x" * (7 * tweet % 200),
         media_urls=[], hashtags=["a"], mentions=[2], reply_to=None, replied_author_id=None,
         retweet_of=posted.original or None, original_author_id=None, quote_of=posted.quoted or None,
-        conversation_id=tweet, location="", like_count=tweet % 3, retweet_count=0, reply_count=0,
+        conversation_id=tweet, location="", like_count=version, retweet_count=0, reply_count=0,
         quote_count=0, delivery=1, version=version, created_at=datetime(2026, 1, 1, tzinfo=UTC),
         deleted_at=datetime(2026, 1, 2, tzinfo=UTC) if deleted else None,
     )  # fmt: skip
@@ -117,70 +120,79 @@ def run(made: Any) -> Any:
     return asyncio.run(made)
 
 
-@st.composite
-def posted_tweets(draw: st.DrawFn) -> dict[int, Posted]:
+KINDS = ("plain", "plain", "reply", "reply", "quote", "retweet", "retweet", "retweet")
+RECENT = 8  # of so many tweets one is repeated: near enough to be a repetition
+
+
+def posted_tweets(draw: Random) -> dict[int, Posted]:
     tweets: dict[int, Posted] = {}
-    for tweet in draw(st.lists(st.sampled_from(TWEETS), unique=True, max_size=40).map(sorted)):
-        author = draw(st.sampled_from(ACCOUNTS))
-        kind = draw(st.sampled_from(("plain", "plain", "reply", "retweet", "quote")))
-        plain = [i for i, each in tweets.items() if not each.original]
+    for tweet in range(1, 1 + draw.choice((0, 6, 12, 25, 40))):
+        author = draw.choice(ACCOUNTS)
+        kind = draw.choice(KINDS)
+        plain = [i for i, each in tweets.items() if not each.original][-RECENT:]
         if kind == "reply":
-            tweets[tweet] = Posted(author, replied=draw(st.sampled_from(ACCOUNTS)))
+            tweets[tweet] = Posted(author, replied=draw.choice(ACCOUNTS))
         elif kind == "retweet" and plain:
-            tweets[tweet] = Posted(author, original=draw(st.sampled_from(plain)))
+            tweets[tweet] = Posted(author, original=draw.choice(plain))
         elif kind == "quote" and plain:
-            tweets[tweet] = Posted(author, quoted=draw(st.sampled_from(plain)))
+            tweets[tweet] = Posted(author, quoted=draw.choice(plain))
         else:
             tweets[tweet] = Posted(author)
     return tweets
 
 
-@st.composite
-def window(draw: st.DrawFn, tweets: dict[int, Posted]) -> list[bytes]:
+def window(draw: Random, tweets: dict[int, Posted]) -> list[bytes]:
     """What Valkey has of some accounts' tweets: the newest of them, or all."""
-    authors = draw(st.frozensets(st.sampled_from(ACCOUNTS)))
+    authors = accounts(draw, 3, 7)
     entries = [entry(i, t, tweets) for i, t in sorted(tweets.items(), reverse=True)]
     elements = windows.encode_all(each for each in entries if each[1] in authors)
-    if draw(st.booleans()) or not elements:
+    if draw.random() < 0.5 or not elements:
         return [*elements, windows.COMPLETE]
-    return elements[: draw(st.integers(1, len(elements)))]
+    return elements[: draw.randint(1, len(elements))]
 
 
-IDS = st.frozensets(st.sampled_from(ACCOUNTS).map(UserId))
+def accounts(draw: Random, least: int, most: int) -> frozenset[UserId]:
+    return frozenset(map(UserId, draw.sample(ACCOUNTS, draw.randint(least, most))))
 
 
-@st.composite
-def worlds(draw: st.DrawFn) -> World:
-    tweets = draw(posted_tweets())
-    some = st.frozensets(st.sampled_from(sorted(tweets) or [1]))
-    viewer = Viewer(ME, draw(IDS), draw(IDS) if draw(st.booleans()) else frozenset())
-    marks = Marks(draw(some), draw(some)) if draw(st.booleans()) else NO_MARKS
+def some(draw: Random, tweets: dict[int, Posted]) -> frozenset[int]:
+    return frozenset(draw.sample(sorted(tweets), draw.randint(0, len(tweets))))
+
+
+def drawn(seed: int) -> World:
+    """A world of a seed. Hypothesis' own strategies make worlds that are too small to tell a rule
+    from its neighbour: of 51 changes to the C code, most would live."""
+    draw = Random(seed)
+    tweets = posted_tweets(draw)
+    hidden = accounts(draw, 1, 3) if draw.random() < 0.4 else frozenset[UserId]()
     world = World(
         tweets=tweets,
-        windows=draw(st.lists(window(tweets), min_size=1, max_size=4)),
-        viewer=viewer,
-        marks=marks,
+        windows=[window(draw, tweets) for _ in range(draw.randint(1, 4))],
+        viewer=Viewer(ME, accounts(draw, 4, 7), hidden),
+        marks=Marks(some(draw, tweets), some(draw, tweets)) if draw.random() < 0.6 else NO_MARKS,
         marks_floor=0,
         records=OrderedDict((i, record(i, posted)) for i, posted in tweets.items()),
         erased=set(),
-        above=draw(st.sampled_from((0, 0, *TWEETS))),
-        limit=draw(st.integers(1, 12)),
-        distance=draw(st.integers(1, 6)),
+        above=draw.choice(TWEETS) if draw.random() < 0.3 else 0,
+        limit=draw.randint(1, 12),
+        distance=draw.randint(1, 6),
     )
-    run(PRESENTER.frames(list(world.records.values()), Seen(NO_MARKS), fetching(world)))
-    if draw(st.booleans()):
+    keep_frames(world)
+    if draw.random() < 0.5:
         world.disturbed = True
         disturb(world, draw)
     return world
 
 
-def disturb(world: World, draw: st.DrawFn) -> None:
+def keep_frames(world: World) -> None:
+    run(PRESENTER.frames(list(world.records.values()), Seen(NO_MARKS), fetching(world)))
+
+
+def disturb(world: World, draw: Random) -> None:
     """What happens to a few reads only."""
-    for tweet in draw(st.lists(st.sampled_from(sorted(world.tweets) or [1]), max_size=4)):
-        if tweet not in world.records:
-            continue
+    for tweet in draw.sample(sorted(world.tweets), min(len(world.tweets), draw.randint(0, 3))):
         posted = world.tweets[tweet]
-        match draw(st.sampled_from(("deleted", "anew", "fetched", "gone", "renamed"))):
+        match draw.choice(("deleted", "anew", "fetched", "gone", "renamed", "restored")):
             case "deleted":
                 world.records[tweet] = record(tweet, posted, version=2, deleted=True)
             case "anew":
@@ -189,13 +201,32 @@ def disturb(world: World, draw: st.DrawFn) -> None:
                 world.records[tweet] = record(tweet, posted)
             case "gone":
                 world.kept[tweet] = world.records.pop(tweet)
+            case "restored":
+                # Frames were made while its author counted as deleted, and then did not.
+                standing = world.records[tweet]
+                world.records[tweet] = tweet_records.gone(standing)
+                for each in world.records.values():
+                    each.framed_at = -1
+                shown = [each for each in world.records.values() if not each.deleted]
+                run(PRESENTER.frames(shown, Seen(NO_MARKS), fetching(world)))
+                world.records[tweet] = standing
             case _:
                 world.records[tweet].framed_at = GENERATION - 1
-    world.erased = set(draw(IDS)) if draw(st.booleans()) else set()
-    world.marks_floor = draw(st.sampled_from((0, *TWEETS)))
-    if draw(st.booleans()):
-        broken = draw(st.sampled_from(([], [windows.MARK_ID + bytes(24)])))
-        world.windows.append(broken)
+                world.records[tweet].kept_frame = b"\x0a\x02\x08\x01"
+    if draw.random() < 0.3:
+        world.erased = set(accounts(draw, 1, 2))
+    if draw.random() < 0.3:
+        floor = draw.choice(TWEETS)
+        world.marks_floor = floor
+        # As viewer_marks.py keeps them: what it has of marks below the floor is no promise.
+        world.below = world.marks
+        world.marks = Marks(
+            frozenset(i for i in world.marks.liked if i > floor),
+            frozenset(i for i in world.marks.retweeted if i > floor),
+        )
+    if draw.random() < 0.1:
+        marked = [windows.MARK_ID + bytes(24), *world.windows[0]]
+        world.windows.append(draw.choice(([], [marked[0]], marked)))
 
 
 def fetching(world: World) -> Any:
@@ -256,7 +287,7 @@ def by_python(world: World) -> tuple[bytes, int] | None:
         if not gone:
             break
         deleted |= gone
-    view = Seen(world.marks, world.viewer.hidden)
+    view = Seen(world.below or world.marks, world.viewer.hidden)
     frames = run(PRESENTER.frames([found[i] for i in ids], view, fetch))
     cursor = found[ids[-1]].cursor() if page.has_more else ""
     whole = tweet_records.page_bytes(frames, next_cursor=cursor, has_more=page.has_more)
@@ -268,13 +299,18 @@ def shows_the_hidden(world: World) -> bool:
     return any(world.tweets[i].author in world.viewer.hidden for i in shown)
 
 
-@given(worlds())
-@settings(max_examples=500)
-def test_a_quick_page_is_the_page_that_python_makes(world: World):
-    made = quick(world)
+@given(st.integers(0, (1 << 64) - 1))
+@settings(max_examples=200)
+def test_a_quick_page_is_the_page_that_python_makes(seed: int):
+    draw = Random(seed)
+    for _ in range(20):
+        judge(drawn(draw.getrandbits(64)))
+
+
+def judge(world: World) -> None:
+    made = quick(world)  # first: Python makes frames anew
     expected = by_python(world)
 
-    event(f"quick: {made is not None}, Python: {expected is not None}")
     if made is not None:
         assert made == expected
     elif not world.disturbed and not shows_the_hidden(world):
@@ -297,7 +333,7 @@ def plain_world(count: int) -> World:
         limit=20,
         distance=40,
     )
-    run(PRESENTER.frames(list(world.records.values()), Seen(NO_MARKS), fetching(world)))
+    keep_frames(world)
     return world
 
 
@@ -367,18 +403,55 @@ def test_an_argument_of_another_kind_is_refused(place: int, value: Any):
         one_pass(*arguments)
 
 
-def test_a_frame_that_is_no_tweet_is_refused():
+def test_a_frame_that_is_no_tweet_is_left_to_python():
     world = plain_world(3)
     world.marks = Marks(frozenset({3}), frozenset())
-    world.records[3].kept_frame = b"\x0a\x05\xff\xff\xff\xff\xff"
-    with pytest.raises(ValueError, match="no serialised Tweet"):
+    whole = quick(world)
+    assert whole is not None
+    for broken in (b"\x0a\x05\xff\xff\xff\xff\xff", b"\x0a\x02\x0a\x7f", b"", cast(Any, None)):
+        world.records[3].kept_frame = broken
+        assert quick(world) is None
+
+
+def test_marks_are_found_behind_fields_of_every_kind():
+    world = plain_world(1)
+    world.marks = Marks(frozenset({1}), frozenset())
+    eight, four = b"\xb9\x01" + bytes(8), b"\xbd\x01" + bytes(4)
+    tweet = b"\x08\x01" + eight + four + tweet_records.UNMARKED
+    world.records[1].kept_frame = tweet_records.frame(tweet)
+    marked = tweet_records.frame(tweet[:-6] + world.marks.suffix(1))
+    assert quick(world) == (marked, 1)
+
+
+def test_a_record_without_a_slot_is_left_to_python():
+    world = plain_world(1)
+    del world.records[1].parts
+    assert quick(world) is None
+    world.records[1] = Record.__new__(Record)
+    assert quick(world) is None
+
+
+def test_an_id_that_is_none_is_refused():
+    world = plain_world(1)
+    world.records[1].framed_at = cast(Any, "3")
+    with pytest.raises(TypeError):
         quick(world)
 
 
-def test_a_class_with_other_slots_is_refused():
+class OtherSlots:
+    """All slots of a record but the last, and in another order."""
+
+    __slots__ = (
+        "author_id", "deleted", "framed_at", "kept_frame", "original_id", "quoted_id", "refers",
+        "tweet_id", "version",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [Posted, OtherSlots, 3])
+def test_a_class_with_other_slots_is_refused(kind: Any):
     from servers import _one_pass
 
     with pytest.raises((TypeError, AttributeError)):
-        _one_pass.bind(cast(Any, Posted))
+        _one_pass.bind(kind)
     # What was bound before still holds.
     assert quick(plain_world(3)) is not None
