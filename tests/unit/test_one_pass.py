@@ -11,7 +11,7 @@ from random import Random
 from typing import Any, cast
 
 import pytest
-from chirp.v1 import user_pb2
+from chirp.v1 import timeline_pb2, user_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -335,6 +335,18 @@ def plain_world(count: int) -> World:
     )
     keep_frames(world)
     return world
+
+
+def test_a_deleted_original_below_a_page_is_not_what_more_there_is():
+    world = plain_world(3)
+    world.tweets[1].original = 9
+    world.tweets[9] = Posted(2)
+    world.windows[0][2] = windows.encode(entry(1, world.tweets[1], world.tweets))
+    world.records[9] = record(9, world.tweets[9], deleted=True)
+    world.limit = 2
+    assert quick(world) is None
+    page, _ = by_python(world) or (b"", 0)
+    assert timeline_pb2.GetHomeTimelineResponse.FromString(page).has_more is False
 
 
 def test_more_windows_than_there_is_room_for_are_left_to_python():
