@@ -92,6 +92,12 @@ HOME_DATABASE_READS: Final = Metric(
     "Queries to PostgreSQL for pages of home timelines whose end the windows did not reach, or"
     " while the cache was away.",
 )
+HOME_QUICK_PAGES: Final = Metric(
+    "chirp_home_quick_pages_total",
+    "counter",
+    "pages",
+    "First pages of home timelines that were made in one pass of C. None where it is not compiled.",
+)
 PURGE_FEED_FRESH: Final = Metric(
     "chirp_purge_feed_fresh",
     "gauge",

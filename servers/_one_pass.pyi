@@ -22,9 +22,10 @@ def page(
     limit: int,
     distance: int,
     /,
-) -> tuple[bytes, int] | None:
+) -> tuple[bytes | None, int] | None:
     """Returns a first page of a home timeline, the newest `limit` tweets above an id, and how many
-    are on it; None where it takes more than what is given here.
+    are on it; (None, 0) where windows that reach further down may be enough; None where it takes
+    more than what is given here.
 
     Windows are lists as Valkey has them (storage/windows.py). `followees` and `hidden` are ids in
     ascending order, 8 bytes each, in this machine's order of bytes. `liked` and `retweeted` are all

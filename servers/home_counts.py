@@ -7,7 +7,10 @@ from mesh.metrics import Sample
 class HomeCounts:
     """Plain integers: the hot path adds to them."""
 
-    __slots__ = ("database_reads", "recents", "recents_absent", "timelines", "timelines_absent")
+    __slots__ = (
+        "database_reads", "quick_pages", "recents", "recents_absent", "timelines",
+        "timelines_absent",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.timelines = 0
@@ -17,10 +20,14 @@ class HomeCounts:
         """Windows of pulled authors."""
         self.recents_absent = 0
         self.database_reads = 0
+        self.quick_pages = 0
 
     async def collect(self) -> list[Sample]:
         """Returns them as metrics."""
-        samples = [Sample(catalogue.HOME_DATABASE_READS, self.database_reads)]
+        samples = [
+            Sample(catalogue.HOME_DATABASE_READS, self.database_reads),
+            Sample(catalogue.HOME_QUICK_PAGES, self.quick_pages),
+        ]
         for cache, looked, absent in (
             ("timelines", self.timelines, self.timelines_absent),
             ("recents", self.recents, self.recents_absent),

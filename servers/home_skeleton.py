@@ -63,7 +63,7 @@ class Read(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a first look at the windows found, for a viewer of whom all that is known holds."""
+    """What a look at the windows found, for a viewer of whom all that is known holds."""
 
     known: Known
     windows: list[list[bytes]]
@@ -123,14 +123,13 @@ class HomeSkeleton:
         page = await self._extended(read.window, read.viewer, asked, deleted)
         return Skeleton(page, read.viewer, read.marks_token)
 
-    async def first_look(self, user: UserId, asked: Asked) -> Look | None:
-        """Step 1 for a first page, for who does the rest in another way (servers/quick_pages.py).
-        Returns None where one look is not enough, or the cache is away."""
+    async def look(self, user: UserId, heads: Heads) -> Look | None:
+        """Step 1 alone, for who does the rest in another way (servers/quick_pages.py). Returns None
+        where what is known of the viewer does not hold, or the cache is away."""
         known = self._viewers.get(user)
         if known is None or len(known.pulled) > self._merge_max:
             return None
         try:
-            heads = home_heads.looks(asked.below, asked.limit)[0]
             home, tokens, *recents = await self._look(user, known, heads)
             if tokens[:2] != [known.viewer_token, known.pulled_token]:
                 return None
@@ -224,13 +223,13 @@ class HomeSkeleton:
 
     def _look_commands(self, user: UserId, known: Known, heads: Heads) -> list[Command]:
         keys = self._timelines.keys
-        home_last, recent_last = (-1 if count is None else count - 1 for count in heads)
+        recent = heads.recent(len(known.pulled))
         return [
             # The window first, its tokens after: a change in between shows in the tokens.
-            ("LRANGE", keys.window(WindowKind.TIMELINE, user), 0, home_last),
+            ("LRANGE", keys.window(WindowKind.TIMELINE, user), 0, heads.home - 1),
             self._tokens_command(user),
             *(
-                ("LRANGE", keys.window(WindowKind.RECENT, author), 0, recent_last)
+                ("LRANGE", keys.window(WindowKind.RECENT, author), 0, recent - 1)
                 for author in known.pulled
             ),
         ]

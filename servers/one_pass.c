@@ -184,28 +184,31 @@ typedef struct {
     bool has_more;
 } Page;
 
-/* Cuts the newest `limit` entries above an id out. False where the page is not complete. */
-static bool cut(Timeline *timeline, uint64_t above, size_t limit, size_t distance, Page *page) {
+/* Whether a page is sure, takes windows that reach further down, or more room than there is. */
+typedef enum { COMPLETE, TOO_SHORT, TOO_LONG } Cut;
+
+/* Cuts the newest `limit` entries above an id out. */
+static Cut cut(Timeline *timeline, uint64_t above, size_t limit, size_t distance, Page *page) {
     page->count = 0;
     page->has_more = false;
     for (size_t position = 0;; position++) {
         if (!see(timeline, position + 1))
-            return false;
+            return TOO_LONG;
         if (position == timeline->seen_count)
-            return timeline->floor <= above + 1;
+            return timeline->floor <= above + 1 ? COMPLETE : TOO_SHORT;
         if (timeline->seen[position].tweet <= above)
-            return true;
+            return COMPLETE;
         if (timeline->seen[position].original) {
             if (!see(timeline, position + 1 + distance))
-                return false;
+                return TOO_LONG;
             if (repeats_below(timeline, position, distance))
                 continue;
             if (position + distance >= timeline->seen_count && timeline->floor != 0)
-                return false;
+                return TOO_SHORT;
         }
         if (page->count == limit) {
             page->has_more = true;
-            return true;
+            return COMPLETE;
         }
         page->places[page->count++] = position;
     }
@@ -452,8 +455,14 @@ static PyObject *page(PyObject *module, PyObject *const *args, Py_ssize_t arg_co
                       &timeline.floor))
             Py_RETURN_NONE;
     Page page;
-    if (!cut(&timeline, above, limit, distance, &page))
+    switch (cut(&timeline, above, limit, distance, &page)) {
+    case TOO_SHORT:
+        return Py_BuildValue("(Oi)", Py_None, 0);
+    case TOO_LONG:
         Py_RETURN_NONE;
+    case COMPLETE:
+        break;
+    }
     /* What was deleted since it stood in a window moves the page up, also where it only decided
        whether a retweet repeats it. */
     for (size_t position = 0; position < timeline.seen_count; position++)

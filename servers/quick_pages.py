@@ -13,17 +13,19 @@ from collections.abc import Callable, Set
 
 from domain.ids import UserId
 from mesh.settings import Settings
-from servers.home_skeleton import Asked, HomeSkeleton
+from servers import home_heads
+from servers.home_skeleton import Asked, HomeSkeleton, Look
 from servers.purge_feed import PurgeFeed
 from servers.tweet_hydrator import TweetHydrator
 from servers.tweet_records import Record
 from servers.user_names import UserNames
 from servers.viewer_marks import ViewerMarks
 
-Page = Callable[..., tuple[bytes, int] | None]
+Made = tuple[bytes | None, int] | None
+OnePass = Callable[..., Made]
 
 
-def _compiled() -> Page | None:
+def _compiled() -> OnePass | None:
     try:
         from servers import _one_pass
     except ImportError:  # where there was no C compiler, or no headers of Python
@@ -64,16 +66,30 @@ class QuickPages:
         """Returns the answer; None where it takes more than one pass. Raises nothing."""
         if one_pass is None or asked.below is not None:
             return None
-        look = await self._skeleton.first_look(user, asked)
-        if look is None:
-            return None
+        for heads in home_heads.looks(asked.below, asked.limit):
+            look = await self._skeleton.look(user, heads)
+            made = None if look is None else self._made(one_pass, user, asked, look)
+            if made is None:
+                return None
+            page, tweets = made
+            if page is not None:
+                counts = self._skeleton.counts
+                counts.quick_pages += 1
+                self._hydrator.hits += tweets
+                self._names.hits += tweets
+                return page
+        return None
+
+    def _made(self, one_pass: OnePass, user: UserId, asked: Asked, look: Look) -> Made:
         marks = self._marks.kept(user, look.marks_token)
         if marks is None or not self._feed.fresh:
             return None
-        known = look.known
+        known, counts = look.known, self._skeleton.counts
+        counts.timelines += 1
+        counts.recents += len(known.pulled)
         if known.packed is None:
             known.packed = packed(known.viewer.followees), packed(known.viewer.hidden)
-        made = one_pass(
+        return one_pass(
             look.windows,
             user,
             *known.packed,
@@ -87,14 +103,6 @@ class QuickPages:
             asked.limit,
             self._distance,
         )
-        if made is None:
-            return None
-        answer, tweets = made
-        self._skeleton.counts.timelines += 1
-        self._skeleton.counts.recents += len(known.pulled)
-        self._hydrator.hits += tweets
-        self._names.hits += tweets
-        return answer
 
 
 def packed(ids: Set[UserId]) -> bytes:

@@ -59,7 +59,7 @@ def _in_quick_pages(change: Callable[[list[Any]], None]) -> Plant:
         if make is None:
             pytest.skip("servers/one_pass.c is not compiled")
 
-        def changed(*arguments: Any) -> tuple[bytes, int] | None:
+        def changed(*arguments: Any) -> quick_pages.Made:
             made_of = list(arguments)
             change(made_of)
             return make(*made_of)

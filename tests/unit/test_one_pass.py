@@ -243,7 +243,7 @@ def fetching(world: World) -> Any:
     return fetch
 
 
-def quick(world: World) -> tuple[bytes, int] | None:
+def quick(world: World) -> quick_pages.Made:
     return one_pass(
         world.windows,
         world.viewer.id,
@@ -261,8 +261,9 @@ def quick(world: World) -> tuple[bytes, int] | None:
     )
 
 
-def by_python(world: World) -> tuple[bytes, int] | None:
-    """The page; None where it takes another look. As TimelineService.GetHomeTimeline does it."""
+def by_python(world: World) -> quick_pages.Made:
+    """The page; None where a window is not there, (None, 0) where it takes another look. As
+    TimelineService.GetHomeTimeline does it."""
     packed = [windows.parse(each) for each in world.windows]
     if any(each is None for each in packed):
         return None
@@ -280,7 +281,7 @@ def by_python(world: World) -> tuple[bytes, int] | None:
             deleted=deleted,
         )
         if not page.complete:
-            return None
+            return None, 0
         ids = [each[0] for each in page.entries]
         found = run(fetch([*ids, *page.originals]))
         gone = {i for i in [*ids, *page.originals] if i not in found or found[i].deleted}
@@ -345,8 +346,8 @@ def test_a_deleted_original_below_a_page_is_not_what_more_there_is():
     world.records[9] = record(9, world.tweets[9], deleted=True)
     world.limit = 2
     assert quick(world) is None
-    page, _ = by_python(world) or (b"", 0)
-    assert timeline_pb2.GetHomeTimelineResponse.FromString(page).has_more is False
+    page, _ = by_python(world) or (None, 0)
+    assert timeline_pb2.GetHomeTimelineResponse.FromString(page or b"").has_more is False
 
 
 def test_more_windows_than_there_is_room_for_are_left_to_python():
