@@ -22,6 +22,8 @@ enum {
     LIMIT_MAX = 100,
     CURSOR_VERSION = 1,
     CURSOR_LENGTH = 12,
+    CACHE_LINE = 64,
+    FRAME_USUAL = 512, /* bytes that most frames have */
 };
 
 static const uint64_t MARK_ID = UINT64_MAX; /* begins a window that is being rebuilt */
@@ -216,33 +218,42 @@ static Cut cut(Timeline *timeline, uint64_t above, size_t limit, size_t distance
 
 /* Records */
 
-/* Whether no slot is unset, and the frame is one. Of ids only the places are looked at, not the
-   numbers: each would be a miss of the processor's caches. */
+/* Has the processor fetch memory that is looked at soon. */
+static void fetch(const void *from, size_t length) {
+    for (size_t at = 0; at < length; at += CACHE_LINE)
+        __builtin_prefetch((const char *)from + at);
+}
+
+/* Whether no slot is unset. What they hold is not looked at here: each would be a miss of the
+   processor's caches. */
 static bool is_record(PyObject *object) {
     return Py_TYPE(object) == record_type && SLOT(object, tweet_id) && SLOT(object, version)
            && SLOT(object, author_id) && SLOT(object, original_id) && SLOT(object, quoted_id)
-           && SLOT(object, framed_at) && SLOT(object, parts) && SLOT(object, kept_frame)
-           && PyBytes_CheckExact(SLOT(object, kept_frame));
+           && SLOT(object, framed_at) && SLOT(object, parts) && SLOT(object, kept_frame);
 }
 
-/* The record that is kept of a tweet, borrowed; NULL where there is none, or none that is sure. */
-static PyObject *record_of(const Shelf *shelf, PyObject *tweet_id) {
-    PyObject *record = PyDict_GetItemWithError(shelf->records, tweet_id);
-    if (record == NULL || !is_record(record))
-        return NULL;
-    if (PySet_GET_SIZE(shelf->erased)
-        && PySet_Contains(shelf->erased, SLOT(record, author_id)) != 0)
-        return NULL;
-    return record;
-}
-
-static PyObject *standing(const Shelf *shelf, uint64_t tweet) {
+/* What is kept under the id of a tweet, borrowed, not yet looked at: it is on its way to the
+   processor's caches while others are looked up. */
+static PyObject *find(const Shelf *shelf, uint64_t tweet) {
     PyObject *tweet_id = PyLong_FromUnsignedLongLong(tweet);
     if (tweet_id == NULL)
         return NULL;
-    PyObject *record = record_of(shelf, tweet_id);
+    PyObject *found = PyDict_GetItemWithError(shelf->records, tweet_id);
     Py_DECREF(tweet_id);
-    return record != NULL && SLOT(record, deleted) == Py_False ? record : NULL;
+    if (found != NULL)
+        fetch(found, sizeof(PyObject) + 13 * sizeof(PyObject *));
+    return found;
+}
+
+/* Whether what was found is a record, and sure. */
+static bool is_sure(const Shelf *shelf, PyObject *found) {
+    return found != NULL && is_record(found)
+           && (PySet_GET_SIZE(shelf->erased) == 0
+               || PySet_Contains(shelf->erased, SLOT(found, author_id)) == 0);
+}
+
+static bool stands(const Shelf *shelf, PyObject *found) {
+    return is_sure(shelf, found) && SLOT(found, deleted) == Py_False;
 }
 
 static bool is_marked(PyObject *set, PyObject *tweet_id) {
@@ -265,8 +276,8 @@ static bool has_marks(const Shelf *shelf, PyObject *record) {
 static bool part_holds(const Shelf *shelf, PyObject *part, PyObject *tweet_id) {
     if (PyLong_AsUnsignedLongLong(tweet_id) == 0)
         return part == Py_None;
-    PyObject *kept = record_of(shelf, tweet_id);
-    if (kept == NULL || !is_record(part) || !knows_marks(shelf, kept)
+    PyObject *kept = PyDict_GetItemWithError(shelf->records, tweet_id);
+    if (!is_sure(shelf, kept) || !is_record(part) || !knows_marks(shelf, kept)
         || is_among(shelf->hidden, PyLong_AsUnsignedLongLong(SLOT(kept, author_id))))
         return false;
     return kept == part
@@ -277,7 +288,7 @@ static bool part_holds(const Shelf *shelf, PyObject *part, PyObject *tweet_id) {
 /* Whether a record's frame can be sent, perhaps with other marks. */
 static bool frame_holds(const Shelf *shelf, PyObject *record) {
     if (PyLong_AsLongLong(SLOT(record, framed_at)) != shelf->generation
-        || !knows_marks(shelf, record))
+        || !knows_marks(shelf, record) || !PyBytes_CheckExact(SLOT(record, kept_frame)))
         return false;
     if (SLOT(record, refers) != Py_True)
         return true;
@@ -465,16 +476,24 @@ static PyObject *page(PyObject *module, PyObject *const *args, Py_ssize_t arg_co
     }
     /* What was deleted since it stood in a window moves the page up, also where it only decided
        whether a retweet repeats it. */
+    PyObject *originals[SEEN_MAX], *records[LIMIT_MAX];
+    size_t original_count = 0;
+    for (size_t place = 0; place < page.count; place++)
+        records[place] = find(&shelf, timeline.seen[page.places[place]].tweet);
     for (size_t position = 0; position < timeline.seen_count; position++)
-        if (timeline.seen[position].original
-            && standing(&shelf, timeline.seen[position].original) == NULL)
+        if (timeline.seen[position].original)
+            originals[original_count++] = find(&shelf, timeline.seen[position].original);
+    for (size_t place = 0; place < page.count; place++)
+        if (stands(&shelf, records[place]))
+            fetch(SLOT(records[place], kept_frame), FRAME_USUAL);
+        else
             goto other;
-    PyObject *records[LIMIT_MAX];
-    for (size_t place = 0; place < page.count; place++) {
-        records[place] = standing(&shelf, timeline.seen[page.places[place]].tweet);
-        if (records[place] == NULL || !frame_holds(&shelf, records[place]))
+    for (size_t place = 0; place < original_count; place++)
+        if (!stands(&shelf, originals[place]))
             goto other;
-    }
+    for (size_t place = 0; place < page.count; place++)
+        if (!frame_holds(&shelf, records[place]))
+            goto other;
     if (PyErr_Occurred()) /* an id that is none */
         return NULL;
     PyObject *answer = put_together(&shelf, records, page.count, page.has_more);
