@@ -68,12 +68,14 @@ class QuickPages:
             return None
         for heads in home_heads.looks(asked.below, asked.limit):
             look = await self._skeleton.look(user, heads)
-            made = None if look is None else self._made(one_pass, user, asked, look)
-            if made is None:
+            if look is None or (made := self._made(one_pass, user, asked, look)) is None:
                 return None
+            # All windows were there. Where one was not, Python counts what it finds.
+            counts = self._skeleton.counts
+            counts.timelines += 1
+            counts.recents += len(look.known.pulled)
             page, tweets = made
             if page is not None:
-                counts = self._skeleton.counts
                 counts.quick_pages += 1
                 self._hydrator.hits += tweets
                 self._names.hits += tweets
@@ -84,9 +86,7 @@ class QuickPages:
         marks = self._marks.kept(user, look.marks_token)
         if marks is None or not self._feed.fresh:
             return None
-        known, counts = look.known, self._skeleton.counts
-        counts.timelines += 1
-        counts.recents += len(known.pulled)
+        known = look.known
         if known.packed is None:
             known.packed = packed(known.viewer.followees), packed(known.viewer.hidden)
         return one_pass(
