@@ -15,7 +15,7 @@ from domain import paging
 
 SPARE = 60  # entries beyond the page: the look-ahead, and hidden ones
 RECENT_SHARE = 3  # of a head, more than one of many pulled authors fills
-RECENT_HEADS = 2  # of all pulled authors together, where they are few
+RECENT_HEADS = 1  # of all pulled authors together, where they are few
 FURTHER = 3  # times as much at the second look
 ALL_ENTRIES = 1 << 31  # more than any window has
 
