@@ -10,7 +10,7 @@ LOCKS_OF_NPM := $(wildcard package-lock.json */package-lock.json)
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-# A stamp per lock file: `pip` runs again only when its lock changed.
+# A stamp per lock file: `pip` runs again only when its lock, or what it compiles, changed.
 $(VENV)/.runtime: requirements.lock pyproject.toml servers/one_pass.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Chirp needs Python 3.11 or later:" \
 	  "install one, or name it: make PYTHON=python3.12" >&2; exit 1; }

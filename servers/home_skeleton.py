@@ -130,14 +130,9 @@ class HomeSkeleton:
         if known is None or len(known.pulled) > self._merge_max:
             return None
         try:
-            home, tokens, *recents = await self._look(user, known, heads)
-            if tokens[:2] != [known.viewer_token, known.pulled_token]:
-                return None
-            if self._is_due(user) and windows.parse(home) is not None:
-                await self._keep(user)
+            return await self._look(user, known, heads)
         except CACHE_AWAY:
             return None
-        return Look(known, [home, *recents], tokens[2])
 
     async def viewing(self, user: UserId) -> tuple[Viewer, bytes | None]:
         """Returns who reads and the token of the viewer's marks, for pages that need no window."""
@@ -202,24 +197,28 @@ class HomeSkeleton:
         raise ConnectionError("a viewer's relations change faster than they are read")
 
     async def _read(self, user: UserId, known: Known, heads: Heads) -> Read | None:
-        """Looks once; returns None where `known` is out of date. So does `_bypass`."""
-        home, tokens, *recents = await self._look(user, known, heads)
-        if tokens[:2] != [known.viewer_token, known.pulled_token]:
+        """Looks once; returns None where `known` is out of date. So do `_look` and `_bypass`."""
+        look = await self._look(user, known, heads)
+        if look is None:
             return None
-        found = windows.parse(home)
-        if found is not None and self._is_due(user):
-            await self._keep(user)
-        merged = await self._merged(user, known, found, recents, heads.home)
-        return Read(known.viewer, merged, tokens[2])
+        home, *recents = look.windows
+        merged = await self._merged(user, known, windows.parse(home), recents, heads.home)
+        return Read(known.viewer, merged, look.marks_token)
 
-    async def _look(self, user: UserId, known: Known, heads: Heads) -> list[Any]:
+    async def _look(self, user: UserId, known: Known, heads: Heads) -> Look | None:
         packed = known.first_look if heads == home_heads.FIRST else b""
         if not packed:
             # To make and pack these costs more than all else that is done before they are sent.
             packed = pack(self._look_commands(user, known, heads))
             if heads == home_heads.FIRST:
                 known.first_look = packed
-        return _checked(await self._hot.call_packed(packed, 2 + len(known.pulled)))
+        replies = _checked(await self._hot.call_packed(packed, 2 + len(known.pulled)))
+        home, tokens, *recents = replies
+        if tokens[:2] != [known.viewer_token, known.pulled_token]:
+            return None
+        if self._is_due(user) and windows.parse(home) is not None:
+            await self._keep(user)
+        return Look(known, [home, *recents], tokens[2])
 
     def _look_commands(self, user: UserId, known: Known, heads: Heads) -> list[Command]:
         keys = self._timelines.keys

@@ -241,7 +241,7 @@ static PyObject *find(const Shelf *shelf, uint64_t tweet) {
     PyObject *found = PyDict_GetItemWithError(shelf->records, tweet_id);
     Py_DECREF(tweet_id);
     if (found != NULL)
-        fetch(found, sizeof(PyObject) + 13 * sizeof(PyObject *));
+        fetch(found, record_type->tp_basicsize);
     return found;
 }
 

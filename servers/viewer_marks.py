@@ -64,8 +64,8 @@ class ViewerMarks:
     async def of(self, user: UserId, ids: Collection[int], token: bytes | None) -> Marks:
         """Returns a viewer's marks on these tweets; `token` came with the read of the timeline,
         None where it did not. Raises AioRpcError where tweet_server is needed and away."""
-        known = self._known.get(user)
-        if known is not None and token is not None and known.token == token:
+        known = self.kept(user, token)
+        if known is not None:
             below = [i for i in ids if i <= known.floor]
             if not below:
                 return Marks(known.liked, known.retweeted)

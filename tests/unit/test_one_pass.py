@@ -305,18 +305,15 @@ def shows_the_hidden(world: World) -> bool:
 def test_a_quick_page_is_the_page_that_python_makes(seed: int):
     draw = Random(seed)
     for _ in range(20):
-        judge(drawn(draw.getrandbits(64)))
+        world = drawn(draw.getrandbits(64))
+        made = quick(world)  # first: Python makes frames anew
+        expected = by_python(world)
 
-
-def judge(world: World) -> None:
-    made = quick(world)  # first: Python makes frames anew
-    expected = by_python(world)
-
-    if made is not None:
-        assert made == expected
-    elif not world.disturbed and not shows_the_hidden(world):
-        # Where all is at hand, nothing else has to make the page.
-        assert expected is None
+        if made is not None:
+            assert made == expected
+        elif not world.disturbed and not shows_the_hidden(world):
+            # Where all is at hand, nothing else has to make the page.
+            assert expected is None
 
 
 def plain_world(count: int) -> World:
