@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from eventlog import scripts
+from mesh import redis_connections
 from mesh.settings import Settings
 
 Valkey = redis.asyncio.Redis
@@ -34,7 +35,7 @@ async def connect(settings: Settings) -> AsyncGenerator[Valkey]:
     Commands are not retried inside: an append tried twice behind our back would be out of order,
     and the callers' own retries know what is safe.
     """
-    valkey = redis.asyncio.Redis.from_url(
+    pool = redis.asyncio.ConnectionPool.from_url(
         settings.eventlog_url,
         decode_responses=False,
         protocol=2,
@@ -43,10 +44,13 @@ async def connect(settings: Settings) -> AsyncGenerator[Valkey]:
         max_connections=CONNECTIONS_MAX,
         retry=Retry(NoBackoff(), 0),
     )
+    redis_connections.use_for(pool, settings.eventlog_url)
+    valkey = redis.asyncio.Redis(connection_pool=pool)
     try:
         yield valkey
     finally:
         await valkey.aclose()
+        await pool.aclose()
 
 
 Call = tuple[str, Sequence[str], Sequence[Argument]]

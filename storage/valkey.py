@@ -1,23 +1,19 @@
 """Connections to Valkey by redis-py: for every call that is not on the hot path."""
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any, cast
-from urllib.parse import urlsplit
 
-import hiredis
 import redis.asyncio
 import redis.exceptions
 from redis.asyncio.cluster import ClusterPipeline, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from mesh import redis_connections
 from mesh.settings import Settings
-from mesh.tasks import losing_no_cancellation
 from storage import valkey_cluster
-from storage.valkey_connection import tls_context
 
 Valkey = redis.asyncio.Redis
 CONNECTIONS_MAX = 64  # of one process, in a cluster to each node
@@ -31,49 +27,6 @@ CLUSTER_AWAY = (
 NODE_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 
 log = logging.getLogger(__name__)
-
-
-class _Packing:
-    """Packs commands in C: 0.08 us an argument. redis-py's own packing takes ten times as long,
-    which would be more than half of what fan-out's worker does: its calls have hundreds."""
-
-    def pack_command(self, *arguments: Any) -> list[bytes]:
-        """Returns a command as it is sent. A name of two words is two arguments."""
-        name, *rest = arguments
-        return [hiredis.pack_command((*name.split(), *rest))]
-
-
-class _Stopping:
-    """redis-py sends by asyncio.wait_for, which loses cancellations (see mesh/tasks.py): a call
-    whose caller has gone would go on."""
-
-    async def send_packed_command(
-        self, command: bytes | str | Iterable[bytes], check_health: bool = True
-    ) -> None:
-        """As redis-py's."""
-        try:
-            with losing_no_cancellation():
-                await cast(Any, super()).send_packed_command(command, check_health)
-        except asyncio.CancelledError:
-            await cast(Any, self).disconnect(nowait=True)  # nobody will read the answer
-            raise
-
-
-class _Connection(_Packing, _Stopping, redis.asyncio.Connection):
-    pass
-
-
-class _SocketConnection(_Packing, _Stopping, redis.asyncio.UnixDomainSocketConnection):
-    pass
-
-
-class _TlsConnection(_Packing, _Stopping, redis.asyncio.SSLConnection):
-    """redis-py would trust the system's authorities, too, and hold up the loop while it reads them
-    for each connection."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.ssl_context.context = tls_context(self.ssl_context.ca_certs)
 
 
 @asynccontextmanager
@@ -109,8 +62,7 @@ async def connect(url: str, settings: Settings) -> AsyncGenerator[Valkey]:
         # A caller knows what to do without the cache; three tries would only keep it waiting.
         retry=Retry(NoBackoff(), 0),
     )
-    kinds = {"rediss": _TlsConnection, "unix": _SocketConnection}
-    pool.connection_class = kinds.get(urlsplit(url).scheme, _Connection)
+    redis_connections.use_for(pool, url)
     valkey = redis.asyncio.Redis(connection_pool=pool)
     try:
         yield valkey
@@ -140,10 +92,10 @@ class _Cluster(RedisCluster):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        connection = _TlsConnection if options.get("ssl") else _Connection
-        self.connection_kwargs["connection_class"] = connection
+        kind = redis_connections.kind_for("rediss" if options.get("ssl") else "redis")
+        self.connection_kwargs["connection_class"] = kind
         for node in self.nodes_manager.startup_nodes.values():
-            node.connection_class = connection
+            node.connection_class = kind
 
     async def __aenter__(self) -> "_Cluster":
         return self  # redis-py would connect, and fail a process that starts before its cache

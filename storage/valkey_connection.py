@@ -26,6 +26,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 
+from mesh.redis_connections import tls_context
 from mesh.tasks import raise_if_cancelled
 
 PENDING_MAX = 10_000  # calls waiting for replies; one more fails at once
@@ -43,12 +44,6 @@ log = logging.getLogger(__name__)
 def pack(commands: Iterable[Command]) -> bytes:
     """Returns commands as they are sent."""
     return b"".join(map(_pack, commands))
-
-
-def tls_context(authorities: str | None) -> ssl.SSLContext:
-    """Returns how a Valkey is known: by the authorities in a file, or where there is none by those
-    of the system, which take 30 times as long to read (20 ms)."""
-    return ssl.create_default_context(cafile=authorities)
 
 
 class HotConnection(Protocol):
