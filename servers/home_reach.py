@@ -45,6 +45,10 @@ class OwnReach:
                 self.positions[partition] = position
                 self.at = at
 
+    def is_in_later_log(self, reach: Reach) -> bool:
+        """Whether it reaches into a log that was started over behind another reach."""
+        return _epoch(self.positions) > _epoch(reach.positions)
+
     def raise_floors(self, floors: Sequence[int]) -> None:
         """Raises what lies below these floors."""
         self.floors = [max(both) for both in zip(self.floors, floors, strict=True)]
@@ -55,3 +59,7 @@ class OwnReach:
             positions.order(own) <= positions.order(other)
             for own, other in zip(self.positions, reach.positions, strict=True)
         )
+
+
+def _epoch(of: Sequence[str]) -> int:
+    return max(positions.order(position)[0] for position in of)

@@ -161,10 +161,14 @@ class HomeStream:
     def _rest(self) -> None:
         """Takes note that everything the server saw was passed."""
         base = self._source.base
-        if self._own is not None:
-            self._own.extend(base.reach().positions, base.at)
-            self._own.raise_floors([self._source.tail.settled] * len(self._own.floors))
-            if not self._own.equals(base.reach()):
+        own = self._own
+        if own is not None:
+            if own.is_in_later_log(base.reach()):
+                # It left the lost log before its end: what the server saw there comes again.
+                return
+            own.extend(base.reach().positions, base.at)
+            own.raise_floors([self._source.tail.settled] * len(own.floors))
+            if not own.equals(base.reach()):
                 return
             self._own = None
         self._behind = base
