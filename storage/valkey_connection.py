@@ -1,11 +1,12 @@
 """One connection to Valkey shared by all calls of a process: the hot path of reads, and fan-out.
 
 redis-py gives each call a pooled connection and costs about 60 us of CPU a command; a home read has
-125 us in all. Here calls share writes: while replies are awaited, further calls gather, and leave
-together when the last reply is there. So a busy server pays for few system calls, and an idle one
-waits for nothing. A long command leaves at once, and takes along what has gathered. Replies are
-parsed by hiredis. It does nothing else: no transactions, and one node; `valkey_cluster.py` has one
-such connection for each node of a cluster.
+125 us in all. Here calls share writes: while replies are awaited, further calls gather, and a few
+turns of the event loop after the last reply they leave together. So a busy server pays for few
+system calls, and interrupts itself less often by waking Valkey; an idle one's turns take next to
+nothing. A long command leaves at once, and takes along what has gathered. Replies are parsed by
+hiredis. It does nothing else: no transactions, and one node; `valkey_cluster.py` has one such
+connection for each node of a cluster.
 
 URLs are those of redis-py: `rediss://` is TLS, with `?ssl_ca_certs=<file>` by an authority of one's
 own; the server's name is always checked. `unix://:password@/path?db=0` is a socket of this machine.
@@ -30,6 +31,7 @@ from mesh.redis_connections import tls_context
 from mesh.tasks import raise_if_cancelled
 
 PENDING_MAX = 10_000  # calls waiting for replies; one more fails at once
+GATHERING_TURNS = 16  # of the event loop (docs/decisions/0004): more, and a lone call would wait
 LONG_BYTES = 4_096  # what is longer waits for no reply: Valkey is to find it when it is done
 RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 1.0
@@ -116,12 +118,19 @@ class SharedConnection(asyncio.Protocol):
             future.set_result([])
             return future
         if not self._outgoing and not self._unanswered:
-            self._loop.call_soon(self._flush)
+            self._gather(GATHERING_TURNS)
         self._outgoing.append(packed)
         self._calls.append(_Call(count, self._loop.time() + self._timeout_s, future))
         if len(packed) >= LONG_BYTES:
             self._flush()
         return future
+
+    def _gather(self, turns: int) -> None:
+        """Sends what waits after so many turns of the event loop."""
+        if turns:
+            self._loop.call_soon(self._gather, turns - 1)
+        elif self._outgoing:
+            self._flush()
 
     def _flush(self) -> None:
         data = b"".join(self._outgoing)
@@ -153,7 +162,7 @@ class SharedConnection(asyncio.Protocol):
                 if not call.future.done():
                     call.future.set_result(call.replies)
         if self._outgoing and not self._unanswered:
-            self._flush()
+            self._gather(GATHERING_TURNS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails every call that waits."""

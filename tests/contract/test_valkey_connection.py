@@ -9,7 +9,13 @@ import pytest
 import pytest_asyncio
 
 from storage import valkey_connection
-from storage.valkey_connection import LONG_BYTES, PENDING_MAX, SharedConnection, open_connection
+from storage.valkey_connection import (
+    GATHERING_TURNS,
+    LONG_BYTES,
+    PENDING_MAX,
+    SharedConnection,
+    open_connection,
+)
 from tests.valkeys import OwnValkey, own_valkey
 
 TIMEOUT_S = 0.2
@@ -72,6 +78,23 @@ async def test_calls_of_one_turn_each_get_their_own_replies(connection: SharedCo
     answers = await asyncio.gather(*calls)
 
     assert answers == [[f"{n}".encode(), f"again {n}".encode()] for n in range(500)]
+
+
+async def test_calls_of_some_turns_of_the_loop_leave_together(connection: SharedConnection):
+    async def reads() -> int:
+        (stats,) = await connection.call([("INFO", "stats")])
+        (line,) = [each for each in stats.splitlines() if each.startswith(b"total_reads_processed")]
+        return int(line.partition(b":")[2])
+
+    before = await reads()
+    calls: list[asyncio.Future[list[bytes]]] = []
+    for number in range(GATHERING_TURNS // 2):
+        calls.append(connection.call([("ECHO", f"{number}")]))
+        await asyncio.sleep(0)
+    answers = await asyncio.gather(*calls)
+
+    assert answers == [[f"{n}".encode()] for n in range(len(calls))]
+    assert await reads() - before == 2  # they, and the question
 
 
 async def test_error_reply_stands_in_its_place_and_hurts_nobody_else(connection: SharedConnection):
