@@ -1,12 +1,12 @@
 """One connection to Valkey shared by all calls of a process: the hot path of reads, and fan-out.
 
 redis-py gives each call a pooled connection and costs about 60 us of CPU a command; a home read has
-125 us in all. Here calls share writes: while replies are awaited, further calls gather, and a few
+125 us in all. Here calls share writes: while replies are awaited, further calls gather, and some
 turns of the event loop after the last reply they leave together. So a busy server pays for few
-system calls, and interrupts itself less often by waking Valkey; an idle one's turns take next to
-nothing. A long command leaves at once, and takes along what has gathered. Replies are parsed by
-hiredis. It does nothing else: no transactions, and one node; `valkey_cluster.py` has one such
-connection for each node of a cluster.
+system calls, and interrupts itself less often by waking Valkey. At an idle one, where calls leave
+alone, they soon wait for one turn only. A long command leaves at once, and takes along what has
+gathered. Replies are parsed by hiredis. It does nothing else: no transactions, and one node;
+`valkey_cluster.py` has one such connection for each node of a cluster.
 
 URLs are those of redis-py: `rediss://` is TLS, with `?ssl_ca_certs=<file>` by an authority of one's
 own; the server's name is always checked. `unix://:password@/path?db=0` is a socket of this machine.
@@ -31,7 +31,7 @@ from mesh.redis_connections import tls_context
 from mesh.tasks import raise_if_cancelled
 
 PENDING_MAX = 10_000  # calls waiting for replies; one more fails at once
-GATHERING_TURNS = 16  # of the event loop (docs/decisions/0004): more, and a lone call would wait
+GATHERING_TURNS = 16  # of the event loop, at most (docs/decisions/0004); an empty one takes 1 us
 LONG_BYTES = 4_096  # what is longer waits for no reply: Valkey is to find it when it is done
 RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 1.0
@@ -88,6 +88,7 @@ class SharedConnection(asyncio.Protocol):
         self._calls: deque[_Call] = deque()
         self._outgoing: list[bytes] = []
         self._unanswered = 0  # calls that were sent; the others wait in _outgoing
+        self._turns = 1  # in which calls gather
         self._lost = asyncio.Event()
         self.first_connected = asyncio.Event()
 
@@ -118,7 +119,7 @@ class SharedConnection(asyncio.Protocol):
             future.set_result([])
             return future
         if not self._outgoing and not self._unanswered:
-            self._gather(GATHERING_TURNS)
+            self._gather(self._turns)
         self._outgoing.append(packed)
         self._calls.append(_Call(count, self._loop.time() + self._timeout_s, future))
         if len(packed) >= LONG_BYTES:
@@ -134,6 +135,9 @@ class SharedConnection(asyncio.Protocol):
 
     def _flush(self) -> None:
         data = b"".join(self._outgoing)
+        # A lone call has waited for nobody; soon the next ones wait no more.
+        together = len(self._outgoing) > 1
+        self._turns = GATHERING_TURNS if together else max(1, self._turns // 2)
         self._outgoing.clear()
         self._unanswered = len(self._calls)
         if self._transport is not None:
@@ -162,7 +166,7 @@ class SharedConnection(asyncio.Protocol):
                 if not call.future.done():
                     call.future.set_result(call.replies)
         if self._outgoing and not self._unanswered:
-            self._gather(GATHERING_TURNS)
+            self._gather(self._turns)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails every call that waits."""

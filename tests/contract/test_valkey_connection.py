@@ -86,9 +86,10 @@ async def test_calls_of_some_turns_of_the_loop_leave_together(connection: Shared
         (line,) = [each for each in stats.splitlines() if each.startswith(b"total_reads_processed")]
         return int(line.partition(b":")[2])
 
+    await asyncio.gather(connection.call([("PING",)]), connection.call([("PING",)]))
     before = await reads()
     calls: list[asyncio.Future[list[bytes]]] = []
-    for number in range(GATHERING_TURNS // 2):
+    for number in range(GATHERING_TURNS // 4):
         calls.append(connection.call([("ECHO", f"{number}")]))
         await asyncio.sleep(0)
     answers = await asyncio.gather(*calls)
