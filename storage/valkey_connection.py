@@ -32,6 +32,7 @@ from mesh.tasks import raise_if_cancelled
 
 PENDING_MAX = 10_000  # calls waiting for replies; one more fails at once
 GATHERING_TURNS = 16  # of the event loop, at most (docs/decisions/0004); an empty one takes 1 us
+GATHERING_S = 0.001  # a turn that serves thousands of streams takes longer than many others
 LONG_BYTES = 4_096  # what is longer waits for no reply: Valkey is to find it when it is done
 RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 1.0
@@ -119,17 +120,17 @@ class SharedConnection(asyncio.Protocol):
             future.set_result([])
             return future
         if not self._outgoing and not self._unanswered:
-            self._gather(self._turns)
+            self._gather(self._turns, self._loop.time() + GATHERING_S)
         self._outgoing.append(packed)
         self._calls.append(_Call(count, self._loop.time() + self._timeout_s, future))
         if len(packed) >= LONG_BYTES:
             self._flush()
         return future
 
-    def _gather(self, turns: int) -> None:
-        """Sends what waits after so many turns of the event loop."""
-        if turns:
-            self._loop.call_soon(self._gather, turns - 1)
+    def _gather(self, turns: int, until: float) -> None:
+        """Sends what waits after so many turns of the event loop, or the first at that time."""
+        if turns and self._loop.time() <= until:
+            self._loop.call_soon(self._gather, turns - 1, until)
         elif self._outgoing:
             self._flush()
 
@@ -166,7 +167,7 @@ class SharedConnection(asyncio.Protocol):
                 if not call.future.done():
                     call.future.set_result(call.replies)
         if self._outgoing and not self._unanswered:
-            self._gather(self._turns)
+            self._gather(self._turns, self._loop.time() + GATHERING_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails every call that waits."""

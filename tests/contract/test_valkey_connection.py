@@ -80,7 +80,11 @@ async def test_calls_of_one_turn_each_get_their_own_replies(connection: SharedCo
     assert answers == [[f"{n}".encode(), f"again {n}".encode()] for n in range(500)]
 
 
-async def test_calls_of_some_turns_of_the_loop_leave_together(connection: SharedConnection):
+async def test_calls_of_some_turns_of_the_loop_leave_together(
+    connection: SharedConnection, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(valkey_connection, "GATHERING_S", DEADLINE_S)
+
     async def reads() -> int:
         (stats,) = await connection.call([("INFO", "stats")])
         (line,) = [each for each in stats.splitlines() if each.startswith(b"total_reads_processed")]
