@@ -9,8 +9,6 @@ from typing import Any, cast
 
 import redis.asyncio
 import redis.exceptions
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from eventlog import scripts
 from mesh import redis_connections
@@ -35,22 +33,14 @@ async def connect(settings: Settings) -> AsyncGenerator[Valkey]:
     Commands are not retried inside: an append tried twice behind our back would be out of order,
     and the callers' own retries know what is safe.
     """
-    pool = redis.asyncio.ConnectionPool.from_url(
+    async with redis_connections.opened(
+        redis.asyncio.ConnectionPool,
         settings.eventlog_url,
-        decode_responses=False,
-        protocol=2,
         socket_connect_timeout=COMMAND_TIMEOUT_S,
         socket_timeout=COMMAND_TIMEOUT_S,
         max_connections=CONNECTIONS_MAX,
-        retry=Retry(NoBackoff(), 0),
-    )
-    redis_connections.use_for(pool, settings.eventlog_url)
-    valkey = redis.asyncio.Redis(connection_pool=pool)
-    try:
+    ) as valkey:
         yield valkey
-    finally:
-        await valkey.aclose()
-        await pool.aclose()
 
 
 Call = tuple[str, Sequence[str], Sequence[Argument]]

@@ -3,13 +3,15 @@ one authority. For the cache's Valkey and the event log's."""
 
 import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import hiredis
 
 from mesh.redis_library import asyncio as redis_asyncio
+from mesh.redis_library import backoff, retry
 from mesh.tasks import losing_no_cancellation
 
 
@@ -68,6 +70,19 @@ def kind_for(scheme: str) -> type[Any]:
     return kinds.get(scheme, _Connection)
 
 
-def use_for(pool: redis_asyncio.ConnectionPool, url: str) -> None:
-    """Has a pool that was made from this URL make such connections."""
+@asynccontextmanager
+async def opened(
+    kind: type[redis_asyncio.ConnectionPool], url: str, **options: Any
+) -> AsyncGenerator[redis_asyncio.Redis]:
+    """Opens a client with a pool of such connections, which answer bytes; it connects on first use.
+
+    Nothing is retried inside: callers know what may be sent twice, and what they can do without."""
+    never = retry.Retry(backoff.NoBackoff(), 0)
+    pool = kind.from_url(url, decode_responses=False, protocol=2, retry=never, **options)
     pool.connection_class = kind_for(urlsplit(url).scheme)
+    client = redis_asyncio.Redis(connection_pool=pool)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+        await pool.aclose()

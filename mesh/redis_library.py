@@ -8,10 +8,11 @@ import sys
 _known = sys.modules.get("opentelemetry")
 sys.modules["opentelemetry"] = None  # pyright: ignore[reportArgumentType] - what is None cannot be imported
 try:
-    from redis import asyncio, exceptions
+    from redis import asyncio, backoff, exceptions
+    from redis.asyncio import retry
 finally:
     del sys.modules["opentelemetry"]
     if _known is not None:
         sys.modules["opentelemetry"] = _known
 
-__all__ = ["asyncio", "exceptions"]
+__all__ = ["asyncio", "backoff", "exceptions", "retry"]

@@ -50,25 +50,16 @@ async def connect(url: str, settings: Settings) -> AsyncGenerator[Valkey]:
             # The calls that Chirp makes, both have in common; the classes have no common base.
             yield cast(Valkey, cluster)
         return
-    # A caller waits for a connection; the plain pool would fail it at once.
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
+    async with redis_connections.opened(
+        # A caller waits for a connection; the plain pool would fail it at once.
+        redis.asyncio.BlockingConnectionPool,
         url,
-        decode_responses=False,
         socket_connect_timeout=settings.valkey_timeout_s,
         socket_timeout=settings.valkey_timeout_s,
         timeout=settings.valkey_timeout_s,
         max_connections=CONNECTIONS_MAX,
-        protocol=2,
-        # A caller knows what to do without the cache; three tries would only keep it waiting.
-        retry=Retry(NoBackoff(), 0),
-    )
-    redis_connections.use_for(pool, url)
-    valkey = redis.asyncio.Redis(connection_pool=pool)
-    try:
+    ) as valkey:
         yield valkey
-    finally:
-        await valkey.aclose()
-        await pool.aclose()
 
 
 def is_missing_function(reply: object) -> bool:

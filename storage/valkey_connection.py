@@ -120,17 +120,20 @@ class SharedConnection(asyncio.Protocol):
             future.set_result([])
             return future
         if not self._outgoing and not self._unanswered:
-            self._gather(self._turns, self._loop.time() + GATHERING_S)
+            self._gather()
         self._outgoing.append(packed)
         self._calls.append(_Call(count, self._loop.time() + self._timeout_s, future))
         if len(packed) >= LONG_BYTES:
             self._flush()
         return future
 
-    def _gather(self, turns: int, until: float) -> None:
-        """Sends what waits after so many turns of the event loop, or the first at that time."""
+    def _gather(self) -> None:
+        """Sends what waits some turns of the event loop later, and no turn after GATHERING_S."""
+        self._gather_for(self._turns, self._loop.time() + GATHERING_S)
+
+    def _gather_for(self, turns: int, until: float) -> None:
         if turns and self._loop.time() <= until:
-            self._loop.call_soon(self._gather, turns - 1, until)
+            self._loop.call_soon(self._gather_for, turns - 1, until)
         elif self._outgoing:
             self._flush()
 
@@ -167,7 +170,7 @@ class SharedConnection(asyncio.Protocol):
                 if not call.future.done():
                     call.future.set_result(call.replies)
         if self._outgoing and not self._unanswered:
-            self._gather(self._turns, self._loop.time() + GATHERING_S)
+            self._gather()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fails every call that waits."""
