@@ -38,9 +38,9 @@ ROWS_PER_DELETE = 1_000
 STANDBY_REST_S = 0.25
 # Between two looks, however many wake the relay: a look costs as much for one row as for ten.
 LOOK_REST_S = 0.006
-# Behind a look that brought many, there are as many in each: those of two or three go together, and
-# the cores that everything shares have more left for posting.
-MANY_ROWS = 20
+# Behind a look that brought many, there are as many in each: those of three or four looks go
+# together, also through fan-out, and the cores that everything shares have more left for posting.
+MANY_ROWS = 3
 REST_BEHIND_MANY_S = 0.02
 CHECK_EVERY_S = 1.0
 TIDY_EVERY_S = 10.0
