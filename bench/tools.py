@@ -80,6 +80,12 @@ def page_faults(process_id: int) -> int:
     return int(fields[7]) + int(fields[9])
 
 
+def waited_seconds(process_id: int) -> float:
+    """Returns how long a process's first thread could have run and had no core."""
+    statistics = Path(f"/proc/{process_id}/schedstat").read_text().split()
+    return int(statistics[1]) / 1e9
+
+
 def family_cpu_seconds(process_id: int) -> float:
     """Returns the CPU time of a process and of its children, those that have ended too."""
     own = Path(f"/proc/{process_id}/stat").read_text()
