@@ -6,10 +6,7 @@
    how many entries were inserted: what was there already, or has no list, does not count.
 """
 
-import asyncio
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ from typing import Any, cast
 
 from chirp.v1 import events_pb2
 
-from bench import baseline, tools
+from bench import baseline, memory_walk, tools
 from bench.rows import Row, at_least, at_most
 from bench.stack import BenchStack
 from bench.world import World
@@ -45,22 +42,6 @@ EVEN_AUTHORS, EVEN_TWEETS_EACH = 4_000, 6
 
 RUNS = 5
 CALL_GOAL_MS = 2.0
-IDLE_S = 10.0
-# As a call does, each part of this touches memory at random for about half a millisecond.
-WALK = """
-import sys, time
-import numpy as np
-memory = np.ones(1 << 27)
-draw = np.random.default_rng(1)
-places = [draw.integers(0, len(memory), 20_000) for _ in range(50)]
-lasted = []
-until = time.perf_counter() + float(sys.argv[1])
-while (began := time.perf_counter()) < until:
-    memory[places[len(lasted) % len(places)]].sum()
-    lasted.append(1_000 * (time.perf_counter() - began))
-lasted.sort()
-print(lasted[len(lasted) // 2], sum(ms > float(sys.argv[2]) for ms in lasted), lasted[-1])
-"""
 # Calls that take longer are noted, one by one; few, because when Valkey has forgotten some
 # thousands its next call waits for malloc to tidy up (`perf`), 5 to 25 ms.
 WATCHED_US, WATCHED_MAX = 1_000, 20_000
@@ -69,7 +50,7 @@ WATCHED_US, WATCHED_MAX = 1_000, 20_000
 async def materialise_all(stack: BenchStack, world: World) -> None:
     """Gives every account a full window of entries that are older than any event, as windows are
     after a while: trimmed when they run over by a tenth, so of every length between. Were all of
-    one length, they would grow together, and Valkey with them."""
+    one length, they would grow together, and Valkey with them. It is left memory to grow in."""
     settings = stack.settings
     keys = Keys(settings.timeline_shards)
     templates = [f"bench:window:{number}" for number in range(WINDOW_LENGTHS)]
@@ -114,7 +95,7 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
         "fanout_even": even,
     }
     followers = dict(zip(world.accounts, world.follower_counts, strict=True))
-    walk = await _walk()
+    walk = await memory_walk.measure(CALL_GOAL_MS)
     bare = await baseline.measure(stack, world)
     server.calm_collector()  # as the worker's own process does
     rows: list[Row] = []
@@ -256,20 +237,6 @@ async def _deliver(stack: BenchStack, authors: Sequence[UserId]) -> _Delivered:
             calls=calls,
             durations=durations,
         )
-
-
-async def _walk() -> str:
-    """Says how long the parts of a walk through a gigabyte last, alone on this machine: what of the
-    longest calls is the machine's."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", WALK, str(IDLE_S), str(CALL_GOAL_MS), stdout=subprocess.PIPE
-    )
-    median, too_long, longest = map(float, (await process.communicate())[0].split())
-    return (
-        f"alone on this machine, a process that adds up numbers at random places of a gigabyte,"
-        f" {median:.2f} ms at a time, took longer than {CALL_GOAL_MS:g} ms {too_long / IDLE_S:.1f}"
-        f" times a second, {longest:.1f} ms once"
-    )
 
 
 async def _watch_calls(cache: Valkey) -> None:

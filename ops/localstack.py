@@ -184,11 +184,11 @@ class LocalStack:
 
         child = None
         if not outside:
-            large_pages = embedded.CACHE_ENVIRONMENT if is_cache else {}
+            malloc = embedded.CACHE_ENVIRONMENT if is_cache else {}
             child = ChildSpec(
                 name=name,
                 command=embedded.valkey_command(folder, port, password, cache=is_cache),
-                environment={**_plain_environment(), **large_pages},
+                environment={**_plain_environment(), **malloc},
                 log=self._log(name),
                 ready=answers,
                 stop_within_s=VALKEY_STOP_S,
