@@ -1,5 +1,6 @@
 """Frames of HTTP/2 (RFC 9113), and gRPC calls in them: what a load client needs, no more."""
 
+import urllib.parse
 from dataclasses import dataclass
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -9,6 +10,7 @@ ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 2, 3, 4
 SETTING_BYTES = 6
 WINDOW_MAX = (1 << 31) - 1
 FRAME_HEADER_BYTES = 9
+_GRPC_MESSAGE = b"\x0cgrpc-message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,24 @@ def settings_ack() -> bytes:
 def ping_ack(payload: bytes) -> bytes:
     """A whole frame that answers a ping with its 8 bytes."""
     return frame_start(8, PING, ACK) + bytes(4) + payload
+
+
+def grpc_message(block: bytes) -> str:
+    """Returns what a header block of gRPC C-core says of a failed call, "" where it says nothing.
+    C-core writes `grpc-message` as literals that refer to no table, so the others need no reading.
+    """
+    _, found, value = block.partition(_GRPC_MESSAGE)
+    if not found:
+        return ""
+    length, at = value[0] & 0x7F, 1
+    if length == 127:  # RFC 7541, 5.1
+        shift = 0
+        while True:
+            length += (value[at] & 0x7F) << shift
+            shift, at = shift + 7, at + 1
+            if value[at - 1] < 0x80:
+                break
+    return urllib.parse.unquote_to_bytes(value[at : at + length]).decode(errors="replace")
 
 
 def frame_start(length: int, kind: int, flags: int) -> bytes:

@@ -13,7 +13,7 @@ import itertools
 import random
 import time
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -35,6 +35,7 @@ from bench.frames import (
     WINDOW_MAX,
     Request,
     greeting,
+    grpc_message,
     ping_ack,
     settings_ack,
     window_update,
@@ -56,6 +57,8 @@ class Result:
     """Seconds, of the calls that succeeded; under a fixed rate from when the call was due."""
     refusals: "array[float]" = field(default_factory=lambda: array("d"))
     """The same of those that were answered without a message; they are among `failed`."""
+    reasons: Counter[str] = field(default_factory=Counter[str])
+    """How many failed why, in the server's words where it said any; together they are `failed`."""
 
     @property
     def rate(self) -> float:
@@ -220,7 +223,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Counts what was not answered as failed."""
-        self._result.failed += len(self._started) + len(self._waiting)
+        self._failed("the connection ended", len(self._started) + len(self._waiting))
         self._started.clear()
         self._waiting.clear()
         self._transport = None
@@ -249,7 +252,7 @@ class Connection(asyncio.Protocol):
                     self._ended(stream)
             elif kind == HEADERS:
                 if flags & END_STREAM:
-                    self._ended(stream)
+                    self._ended(stream, received[at + FRAME_HEADER_BYTES : after])
             else:
                 self._on_control(kind, flags, stream, received[at + FRAME_HEADER_BYTES : after])
             at = after
@@ -277,7 +280,7 @@ class Connection(asyncio.Protocol):
         elif kind == GOAWAY:
             self.abort()
 
-    def _ended(self, stream: int) -> None:
+    def _ended(self, stream: int, trailers: bytes = b"") -> None:
         started = self._started.pop(stream, None)
         if started is None:
             return
@@ -285,9 +288,14 @@ class Connection(asyncio.Protocol):
             self._answered.discard(stream)
             self._result.latencies.append(time.perf_counter() - started)
         else:
-            self._result.failed += 1
+            self._failed(grpc_message(trailers) or "no reason was given", 1)
             self._result.refusals.append(time.perf_counter() - started)
         self._send_next()
+
+    def _failed(self, reason: str, calls: int) -> None:
+        if calls:
+            self._result.failed += calls
+            self._result.reasons[reason] += calls
 
     def _send_next(self) -> None:
         if self._waiting:

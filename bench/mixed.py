@@ -12,6 +12,7 @@ loop with random gaps, in which a late answer slows no arrival.
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -44,6 +45,7 @@ WARM_UP_S = 6.0  # the mix reads 40,000 tweets, which are not in the caches yet
 LATE_MS = 100.0  # a rate whose p99 is above it is not sustained
 BEHIND_MAX_S = 1.0  # nor one after which fan-out needs longer
 PAGE_TWEETS = 20
+REASONS_MAX = 5  # of failures, in the row
 ENCODED = 20_000  # requests of each kind, encoded before the clock starts
 
 
@@ -59,6 +61,11 @@ class Mix:
     def failed(self) -> int:
         """Calls that failed."""
         return sum(result.failed for result in self.results.values())
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many calls failed why."""
+        return sum((result.reasons for result in self.results.values()), Counter[str]())
 
     @property
     def sustained(self) -> bool:
@@ -102,6 +109,8 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
         mixes = [await run(highest / 2, SECONDS) for _ in range(RUNS)]
     answered = sum(len(result.latencies) for mix in mixes for result in mix.results.values())
     failed = sum(mix.failed for mix in mixes)
+    why = sum((mix.reasons for mix in mixes), Counter[str]())
+    reasons = "".join(f" ({calls:,}: {reason})" for reason, calls in why.most_common(REASONS_MAX))
 
     def percentile(name: str, part: float) -> float:
         return median(mix.results[name].percentile_ms(part) for mix in mixes)
@@ -113,7 +122,7 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
         f" under {LATE_MS:.0f} ms, fan-out done"
         f" within {BEHIND_MAX_S:.0f} s); 60 % home reads, 30 % user timelines, 10 % posts, by and"
         f" of {len(world.viewers):,} random accounts, in each the same, as in that mix;"
-        f" {failed} of {answered + failed:,} calls failed; p50 of home"
+        f" {failed} of {answered + failed:,} calls failed{reasons}; p50 of home"
         f" {percentile('home', 0.5):.1f}, user {percentile('user', 0.5):.1f}, post"
         f" {percentile('post', 0.5):.1f} ms, p99 of user {percentile('user', 0.99):.1f} ms;"
         " by gRPC from bench/http2.py, counted from when a call was due; every account's window"

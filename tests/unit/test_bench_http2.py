@@ -12,6 +12,7 @@ from bench.frames import Request
 
 STREAMS_MAX = 4
 LONG = "x" * 5_000  # as a token: its length takes more than one byte
+REASON = "no: 100 % é, " + 20 * "again "  # so is this one's, and it is percent-encoded
 
 
 @pytest_asyncio.fixture
@@ -19,7 +20,7 @@ async def port() -> AsyncGenerator[int]:
     async def answer(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         sent = dict(context.invocation_metadata() or ())
         if sent["authorization"] != f"Bearer {LONG}":
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no")
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, REASON)
         return request * 40_000
 
     handler = grpc.method_handlers_generic_handler(
@@ -94,6 +95,7 @@ async def test_a_refused_call_counts_as_failed(port: int) -> None:
     result = await http2.run(port, requests, connections=1, streams=1, count=3)
 
     assert (len(result.latencies), result.failed) == (2, 1)
+    assert result.reasons == {REASON: 1}
 
 
 async def test_an_open_loop_sends_what_is_due(port: int) -> None:
