@@ -60,7 +60,11 @@ async def serve(listen: str) -> None:
     """Serves until SIGTERM. A request is the viewer's id in eight bytes."""
     settings = settings_module.load()
     async with (
-        valkey_connection.open_connection(settings.valkey_url, settings.valkey_timeout_s) as hot,
+        valkey_connection.open_connection(
+            settings.valkey_url,
+            settings.valkey_timeout_s,
+            gather_turns=valkey_connection.READS_GATHER_TURNS,
+        ) as hot,
         database.open_pool(settings) as pool,
     ):
         server = grpc.aio.server(options=SERVER_OPTIONS)

@@ -36,6 +36,7 @@ from storage import database, valkey, valkey_cluster
 from storage import upkeep as upkeep_rows
 from storage.rates import RateStore
 from storage.timelines import TimelineStore
+from storage.valkey_connection import READS_GATHER_TURNS
 
 NAME = "timeline_server"
 BEGIN_S = 2.0  # a stream waits so long for a server that has just started
@@ -51,7 +52,9 @@ async def open_process(settings: Settings) -> AsyncGenerator[Process]:
         await database.require_fact(pool, "timeline_shards", str(settings.timeline_shards))
         cache = await stack.enter_async_context(valkey.connect(settings.valkey_url, settings))
         hot = await stack.enter_async_context(
-            valkey_cluster.open_hot(settings.valkey_url, settings.valkey_timeout_s)
+            valkey_cluster.open_hot(
+                settings.valkey_url, settings.valkey_timeout_s, gather_turns=READS_GATHER_TURNS
+            )
         )
         identity = ServiceIdentity(settings, NAME)
         to_graph = await stack.enter_async_context(

@@ -41,13 +41,14 @@ class _Node:
 class ClusterNodes:
     """See the module. Bounded; what goes beyond raises ConnectionError."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, gather_turns: int) -> None:
         """`url` is that of any node."""
         self._url = urlsplit(url)
         # Kept also where the map knows it by another name: it is the way back into a cluster all
         # of whose addresses have changed.
         self._seed = Address(self._url.hostname or "127.0.0.1", self._url.port or 6379)
         self._timeout_s = timeout_s
+        self._gather_turns = gather_turns
         self._nodes: dict[Address, _Node] = {}
         self._stale = asyncio.Event()
         self.owners: list[Address | None] = []
@@ -111,7 +112,9 @@ class ClusterNodes:
         if node is None:
             if len(self._nodes) >= NODES_MAX:
                 raise ConnectionError(f"the Valkey Cluster has more than {NODES_MAX} nodes")
-            connection = SharedConnection(self._url_of(address), self._timeout_s)
+            connection = SharedConnection(
+                self._url_of(address), self._timeout_s, self._gather_turns
+            )
             node = _Node(connection, asyncio.create_task(connection.keep()))
             self._nodes[address] = node
         node.unneeded = 0

@@ -51,10 +51,10 @@ class _Redirect(NamedTuple):
 class ClusterConnection:
     """See the module. Made by `open_cluster`."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, gather_turns: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._running: set[asyncio.Task[list[Any]]] = set()
-        self.nodes = ClusterNodes(node_url(url), timeout_s)
+        self.nodes = ClusterNodes(node_url(url), timeout_s, gather_turns)
 
     @property
     def connected(self) -> bool:
@@ -180,9 +180,11 @@ class ClusterConnection:
 
 
 @asynccontextmanager
-async def open_cluster(url: str, timeout_s: float) -> AsyncGenerator[ClusterConnection]:
+async def open_cluster(
+    url: str, timeout_s: float, *, gather_turns: int = 1
+) -> AsyncGenerator[ClusterConnection]:
     """Opens a connection to the cluster that has a node at `url`; as `open_connection`."""
-    cluster = ClusterConnection(url, timeout_s)
+    cluster = ClusterConnection(url, timeout_s, gather_turns)
     keeper = asyncio.create_task(cluster.nodes.keep())
     # The map, and then the nodes that it names.
     with suppress(TimeoutError):
@@ -206,12 +208,14 @@ def node_url(url: str) -> str:
 
 
 @asynccontextmanager
-async def open_hot(url: str, timeout_s: float) -> AsyncGenerator[HotConnection]:
-    """Opens the form that the URL asks for. The URL says it, and not the server, which may be away
-    when a process starts."""
+async def open_hot(
+    url: str, timeout_s: float, *, gather_turns: int = 1
+) -> AsyncGenerator[HotConnection]:
+    """Opens the form that the URL asks for; `gather_turns` as for `open_connection`. The URL says
+    it, and not the server, which may be away when a process starts."""
     if is_cluster(url):
-        async with open_cluster(url, timeout_s) as cluster:
+        async with open_cluster(url, timeout_s, gather_turns=gather_turns) as cluster:
             yield cluster
     else:
-        async with open_connection(url, timeout_s) as connection:
+        async with open_connection(url, timeout_s, gather_turns=gather_turns) as connection:
             yield connection

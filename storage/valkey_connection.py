@@ -1,12 +1,12 @@
 """One connection to Valkey shared by all calls of a process: the hot path of reads, and fan-out.
 
 redis-py gives each call a pooled connection and costs about 60 us of CPU a command; a home read has
-125 us in all. Here calls share writes: while replies are awaited, further calls gather, and some
-turns of the event loop after the last reply they leave together. So a busy server pays for few
-system calls, and interrupts itself less often by waking Valkey. At an idle one, where calls leave
-alone, they soon wait for one turn only. A long command leaves at once, and takes along what has
-gathered. Replies are parsed by hiredis. It does nothing else: no transactions, and one node;
-`valkey_cluster.py` has one such connection for each node of a cluster.
+125 us in all. Here calls share writes: while replies are awaited, further calls gather, and a turn
+of the event loop after the last reply they leave together; or some turns, where that is asked for.
+So a busy server pays for few system calls, and interrupts itself less often by waking Valkey. At an
+idle one, where calls leave alone, they soon wait for one turn only. A long command leaves at once,
+and takes along what has gathered. Replies are parsed by hiredis. It does nothing else: no
+transactions, and one node; `valkey_cluster.py` has one such connection for each node of a cluster.
 
 URLs are those of redis-py: `rediss://` is TLS, with `?ssl_ca_certs=<file>` by an authority of one's
 own; the server's name is always checked. `unix://:password@/path?db=0` is a socket of this machine.
@@ -31,8 +31,8 @@ from mesh.redis_connections import tls_context
 from mesh.tasks import raise_if_cancelled
 
 PENDING_MAX = 10_000  # calls waiting for replies; one more fails at once
-GATHERING_TURNS = 16  # of the event loop, at most (docs/decisions/0004); an empty one takes 1 us
-GATHERING_S = 0.001  # a turn that serves thousands of streams takes longer than many others
+READS_GATHER_TURNS = 32  # of the event loop (docs/decisions/0004); an empty one takes 1 us
+GATHERING_S = 0.003  # a turn that serves thousands of streams takes longer than many others
 LONG_BYTES = 4_096  # what is longer waits for no reply: Valkey is to find it when it is done
 RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 1.0
@@ -79,9 +79,10 @@ class _Call:
 class SharedConnection(asyncio.Protocol):
     """See the module. Made by `open_connection`."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, gather_turns: int) -> None:
         self._url = urlsplit(url)
         self._timeout_s = timeout_s
+        self._turns_max = gather_turns
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
         self._ready = False
@@ -141,7 +142,7 @@ class SharedConnection(asyncio.Protocol):
         data = b"".join(self._outgoing)
         # A lone call has waited for nobody; soon the next ones wait no more.
         together = len(self._outgoing) > 1
-        self._turns = GATHERING_TURNS if together else max(1, self._turns // 2)
+        self._turns = self._turns_max if together else max(1, self._turns // 2)
         self._outgoing.clear()
         self._unanswered = len(self._calls)
         if self._transport is not None:
@@ -253,9 +254,13 @@ class SharedConnection(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def open_connection(url: str, timeout_s: float) -> AsyncGenerator[SharedConnection]:
-    """Opens a shared connection; where Valkey is away it goes on trying, and calls fail at once."""
-    connection = SharedConnection(url, timeout_s)
+async def open_connection(
+    url: str, timeout_s: float, *, gather_turns: int = 1
+) -> AsyncGenerator[SharedConnection]:
+    """Opens a shared connection; where Valkey is away it goes on trying, and calls fail at once.
+    Calls gather for `gather_turns` turns of the event loop, at most, and no turn after GATHERING_S:
+    more than one where many calls come by themselves, as a busy server's reads do."""
+    connection = SharedConnection(url, timeout_s, gather_turns)
     keeper = asyncio.create_task(connection.keep())
     # The first call after start should find it connected, where there is anything to connect to.
     with suppress(TimeoutError):

@@ -10,9 +10,9 @@ import pytest_asyncio
 
 from storage import valkey_connection
 from storage.valkey_connection import (
-    GATHERING_TURNS,
     LONG_BYTES,
     PENDING_MAX,
+    READS_GATHER_TURNS,
     SharedConnection,
     open_connection,
 )
@@ -31,7 +31,7 @@ async def valkey() -> AsyncGenerator[OwnValkey]:
 
 @pytest_asyncio.fixture
 async def connection(valkey: OwnValkey) -> AsyncGenerator[SharedConnection]:
-    async with open_connection(valkey.url, 1.0) as opened:
+    async with open_connection(valkey.url, 1.0, gather_turns=READS_GATHER_TURNS) as opened:
         yield opened
 
 
@@ -93,7 +93,7 @@ async def test_calls_of_some_turns_of_the_loop_leave_together(
     await asyncio.gather(connection.call([("PING",)]), connection.call([("PING",)]))
     before = await reads()
     calls: list[asyncio.Future[list[bytes]]] = []
-    for number in range(GATHERING_TURNS // 4):
+    for number in range(READS_GATHER_TURNS // 4):
         calls.append(connection.call([("ECHO", f"{number}")]))
         await asyncio.sleep(0)
     answers = await asyncio.gather(*calls)
