@@ -1,9 +1,10 @@
 """`make bench-shape`: how costs grow, in bench/shape.json, bench/shape.md and bench/shape.svg.
 
-    python -m bench.shape [--data GRAPH] [--only accounts,followees,celebrities,rebuild,fanout]
+    python -m bench.shape [--data GRAPH] [--only AXIS,AXIS]
 
     accounts     a home read, where there are 1,000 to 1,000,000 accounts: random graphs by a power
-                 law, and the real one. The readers follow 20 to 40 accounts everywhere
+                 law, and the real one. Everywhere 70 readers, who follow 20 to 40 accounts
+    readers      the same in the largest, by 70 to 2,000 readers who come again and again
     followees    a home read of viewers who follow 10 to 10,000
     celebrities  a home read of viewers who follow 0 to 200 pulled authors
     rebuild      a home read without a window, of viewers who follow 10 to 10,000
@@ -28,13 +29,13 @@ from bench.shape_worlds import Plan, account_id
 from bench.stack import BenchStack
 from storage import valkey
 
-AXES = ("accounts", "followees", "celebrities", "rebuild", "fanout")
+AXES = ("accounts", "readers", "followees", "celebrities", "rebuild", "fanout")
 SIZES = (1_000, 10_000, 81_306, 1_000_000)
 REAL_SIZE = 81_306
 LARGEST = SIZES[-1]
 LARGEST_LENGTH = 100  # of its timelines: 3.4 GB of windows, all of them filled
 CACHE_BYTES = 12_000_000_000
-READERS = 2_000
+READERS = (70, 200, 600, 2_000)  # the smallest world has 70 who follow so many
 READERS_FOLLOW = (20, 40)
 
 CROWD = 20_000  # accounts that the viewers of the other axes follow
@@ -70,7 +71,7 @@ async def _run(folder: Path, graph: Path | None, axes: Sequence[str]) -> None:
         if {"followees", "celebrities", "rebuild"} & set(axes):
             await _by_viewer(running, axes)
         for size in SIZES:
-            if "accounts" in axes or ("fanout" in axes and size == LARGEST):
+            if "accounts" in axes or ({"readers", "fanout"} & set(axes) and size == LARGEST):
                 await _by_size(running, size, graph, axes)
 
 
@@ -88,7 +89,7 @@ async def _by_size(running: BenchStack, size: int, graph: Path | None, axes: Seq
     async with _world(running, plan, length):
         low, high = READERS_FOLLOW
         viewers = await shape_worlds.fetch_readers(
-            running.settings, low=low, high=high, count=READERS, up_to=size
+            running.settings, low=low, high=high, count=READERS[-1], up_to=size
         )
         await shape_reads.materialise(running, viewers)
         readers = set(viewers)
@@ -96,14 +97,18 @@ async def _by_size(running: BenchStack, size: int, graph: Path | None, axes: Seq
         await shape_reads.fill_windows(
             running, viewers[0], [account for account in others if account not in readers]
         )
-        if "accounts" in axes:
-            cost = await shape_reads.read_cost(running, viewers)
+        for count in READERS if largest else READERS[:1]:
+            cost = await shape_reads.read_cost(running, viewers[:count])
             note = (
-                f"{'the real graph' if real else 'power law'}, {len(viewers):,} readers who follow"
-                f" {low} to {high}, all {size:,} windows filled"
+                f"{'the real graph' if real else 'power law'}, {len(viewers[:count]):,} readers who"
+                f" follow {low} to {high}, all {size:,} windows filled"
                 f" ({running.settings.timeline_length} entries at most)"
             )
-            _keep([Point("accounts", size, cost.cpu_us, cost.p50_ms, cost.cache_us, note)])
+            figures = cost.cpu_us, cost.p50_ms, cost.cache_us
+            if "accounts" in axes and count == READERS[0]:
+                _keep([Point("accounts", size, *figures, note)])
+            if "readers" in axes and largest:
+                _keep([Point("readers", count, *figures, note)])
         if largest and "fanout" in axes:
             await _by_followers(running, size)
 

@@ -49,6 +49,7 @@ class Panel:
 READ_COLUMNS = ("server CPU, us a read", "p50 alone, ms", "Valkey CPU, us a read")
 PANELS = {
     "accounts": Panel("Home read by number of accounts", "accounts", READ_COLUMNS),
+    "readers": Panel("Home read by readers who come again", "readers", READ_COLUMNS),
     "followees": Panel("Home read by accounts followed", "followees", READ_COLUMNS),
     "celebrities": Panel("Home read by pulled authors followed", "pulled authors", READ_COLUMNS),
     "rebuild": Panel("Rebuild by accounts followed", "followees", ("us a rebuild", "ms", "")),
