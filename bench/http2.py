@@ -51,14 +51,18 @@ class Result:
     """What a run gave."""
 
     seconds: float = 0.0
-    failed: int = 0
     bytes_received: int = 0
     latencies: "array[float]" = field(default_factory=lambda: array("d"))
     """Seconds, of the calls that succeeded; under a fixed rate from when the call was due."""
     refusals: "array[float]" = field(default_factory=lambda: array("d"))
     """The same of those that were answered without a message; they are among `failed`."""
     reasons: Counter[str] = field(default_factory=Counter[str])
-    """How many failed why, in the server's words where it said any; together they are `failed`."""
+    """How many failed why, in the server's words where it said any."""
+
+    @property
+    def failed(self) -> int:
+        """Calls that failed."""
+        return self.reasons.total()
 
     @property
     def rate(self) -> float:
@@ -223,7 +227,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Counts what was not answered as failed."""
-        self._failed("the connection ended", len(self._started) + len(self._waiting))
+        if lost := len(self._started) + len(self._waiting):
+            self._result.reasons["the connection ended"] += lost
         self._started.clear()
         self._waiting.clear()
         self._transport = None
@@ -288,14 +293,9 @@ class Connection(asyncio.Protocol):
             self._answered.discard(stream)
             self._result.latencies.append(time.perf_counter() - started)
         else:
-            self._failed(grpc_message(trailers) or "no reason was given", 1)
+            self._result.reasons[grpc_message(trailers) or "no reason was given"] += 1
             self._result.refusals.append(time.perf_counter() - started)
         self._send_next()
-
-    def _failed(self, reason: str, calls: int) -> None:
-        if calls:
-            self._result.failed += calls
-            self._result.reasons[reason] += calls
 
     def _send_next(self) -> None:
         if self._waiting:

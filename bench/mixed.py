@@ -63,11 +63,6 @@ class Mix:
         return sum(result.failed for result in self.results.values())
 
     @property
-    def reasons(self) -> Counter[str]:
-        """How many calls failed why."""
-        return sum((result.reasons for result in self.results.values()), Counter[str]())
-
-    @property
     def sustained(self) -> bool:
         """Whether all calls were answered in time, and fan-out kept up."""
         late = any(result.percentile_ms(0.99) > LATE_MS for result in self.results.values())
@@ -107,9 +102,10 @@ async def measure(stack: BenchStack, world: World) -> list[Row]:
         if not highest:
             raise LoadFailed(f"even {FIRST_RATE:.0f} calls a second are not sustained")
         mixes = [await run(highest / 2, SECONDS) for _ in range(RUNS)]
-    answered = sum(len(result.latencies) for mix in mixes for result in mix.results.values())
-    failed = sum(mix.failed for mix in mixes)
-    why = sum((mix.reasons for mix in mixes), Counter[str]())
+    results = [result for mix in mixes for result in mix.results.values()]
+    answered = sum(len(result.latencies) for result in results)
+    why = sum((result.reasons for result in results), Counter[str]())
+    failed = why.total()
     reasons = "".join(f" ({calls:,}: {reason})" for reason, calls in why.most_common(REASONS_MAX))
 
     def percentile(name: str, part: float) -> float:

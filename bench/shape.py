@@ -97,18 +97,20 @@ async def _by_size(running: BenchStack, size: int, graph: Path | None, axes: Seq
         await shape_reads.fill_windows(
             running, viewers[0], [account for account in others if account not in readers]
         )
-        for count in READERS if largest else READERS[:1]:
-            cost = await shape_reads.read_cost(running, viewers[:count])
+        wanted = [("accounts", size, READERS[0])]
+        if largest:
+            wanted += [("readers", count, count) for count in READERS]
+        for axis, place, count in wanted:
+            if axis not in axes:
+                continue
+            some = viewers[:count]
+            cost = await shape_reads.read_cost(running, some)
             note = (
-                f"{'the real graph' if real else 'power law'}, {len(viewers[:count]):,} readers who"
-                f" follow {low} to {high}, all {size:,} windows filled"
+                f"{'the real graph' if real else 'power law'}, {len(some):,} readers who follow"
+                f" {low} to {high}, all {size:,} windows filled"
                 f" ({running.settings.timeline_length} entries at most)"
             )
-            figures = cost.cpu_us, cost.p50_ms, cost.cache_us
-            if "accounts" in axes and count == READERS[0]:
-                _keep([Point("accounts", size, *figures, note)])
-            if "readers" in axes and largest:
-                _keep([Point("readers", count, *figures, note)])
+            _keep([Point(axis, place, cost.cpu_us, cost.p50_ms, cost.cache_us, note)])
         if largest and "fanout" in axes:
             await _by_followers(running, size)
 
